@@ -1,0 +1,1 @@
+"""Optimizers, learning-rate schedules, gradient filters and weight averages for PyTorch training."""
