@@ -100,6 +100,10 @@ class Card:
         """Authors, year and arXiv number, as a reader would cite it."""
         return f"{self.authors} ({self.year})" + (f", arXiv {self.arxiv}" if self.arxiv else "")
 
+    def fits(self, kind: str, offers: frozenset[str] = frozenset()) -> bool:
+        """Whether it serves this kind of problem, given the oracles that the problem offers."""
+        return kind in self.kinds and set(self.needs) <= offers
+
     def code(self, hyper: Mapping[str, Any] | None = None) -> str:
         """The code that uses this method, with `hyper` filled in."""
         arguments = "".join(f", {key}={_literal(value)}" for key, value in (hyper or {}).items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import inspect
@@ -73,6 +74,21 @@ def problem(spec: str, **params: Any) -> Problem:
     made = factory(**params)
     shown = ",".join(f"{key}={value}" for key, value in sorted(params.items()))
     return replace(made, name=f"{name}:{shown}" if shown else name, params=dict(params))
+
+
+def literal(text: str) -> Any:
+    """A value as typed on the command line: a number, true, false, none, or the text itself."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _convert(name: str, key: str, text: str, default: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -15,7 +14,7 @@ from typing import Any
 
 from hasten.core import check, fingerprint
 from hasten.core.errors import InputError, unknown
-from hasten.core.registry import families, get, import_tree
+from hasten.core.registry import families, get, import_tree, modules
 
 EVIDENCE = Path(__file__).resolve().parent.parent / "evidence"
 AGGREGATES: dict[str, Callable[[list[float]], float]] = {
@@ -87,13 +86,20 @@ class Claim:
         return f"{self.method}/{self.name}"
 
     @property
+    def expectation(self) -> str:
+        """`<= 0.7`, or `in [0.9, 1.1]`."""
+        if isinstance(self.threshold, tuple):
+            return f"in [{self.threshold[0]:g}, {self.threshold[1]:g}]"
+        return f"{self.relation} {self.threshold:g}"
+
+    @property
     def key(self) -> str:
         """Hash of everything that the figure depends on, as far as it can be known."""
         import torch
 
-        modules = (self.function.__module__, *_modules(self.method))
+        parts = (self.function.__module__, *modules(self.method))
         version = str(torch.__version__).partition("+")[0]
-        return fingerprint.digest(fingerprint.sources(*modules), self.threshold, self.seeds, version)
+        return fingerprint.digest(fingerprint.sources(*parts), self.threshold, self.seeds, version)
 
     def run(self, *seeds: int) -> float:
         """Measure with these seeds (the claim's own if none are given) and aggregate."""
@@ -223,11 +229,3 @@ def _file(method: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _modules(method: str) -> tuple[str, ...]:
-    from hasten.core.registry import entry
-
-    module = entry(method).module
-    base = f"hasten.{method.partition('.')[0]}.base"
-    return (module, base) if importlib.util.find_spec(base) else (module,)

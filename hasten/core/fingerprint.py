@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.util
 import json
+import os
 import platform
-from functools import cache
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()[:32]
 
 
-@cache
 def source(module: str) -> str:
     """Hash of a module's source file; of its name where there is no file."""
-    spec = importlib.util.find_spec(module)
-    origin = spec.origin if spec else None
+    loaded = sys.modules.get(module)
+    if loaded is not None:
+        origin = getattr(loaded, "__file__", None)
+    else:
+        spec = importlib.util.find_spec(module)
+        origin = spec.origin if spec else None
     content = Path(origin).read_bytes() if origin and Path(origin).is_file() else module.encode()
     return hashlib.sha256(content).hexdigest()[:32]
 
@@ -33,8 +36,6 @@ def sources(*modules: str) -> str:
 
 def machine() -> dict[str, str]:
     """What a figure was measured on."""
-    import os
-
     import torch
 
     processor = platform.processor() or platform.machine()

@@ -56,6 +56,7 @@ class Problem:
         target: the metric value that counts as arrived; None races for the best value within the budget.
         budget: default number of steps.
         every: steps between two evaluations of the metric.
+        cost: the cost that methods are ranked by unless the race says otherwise: `steps`, `calls`, `bytes`.
         summary: one sentence about it.
         baseline: method that ratios are taken against unless the race says otherwise.
         contenders: methods that race by default; empty means every method that fits.
@@ -69,6 +70,7 @@ class Problem:
     target: float | None = None
     budget: int = 1000
     every: int = 1
+    cost: str = "steps"
     summary: str = ""
     baseline: str | None = None
     contenders: tuple[str, ...] = ()

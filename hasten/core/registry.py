@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,6 +51,11 @@ def register(card: Card, build: Callable[..., Any] | None = None) -> Callable[[T
     return enter
 
 
+def adopt(entry: Entry) -> None:
+    """Enter what another process registered."""
+    _entries[entry.card.id] = entry
+
+
 def import_tree(package: str) -> None:
     """Import every module below a package, so that each can register what it holds."""
     root = importlib.import_module(package)
@@ -94,6 +100,14 @@ def entry(name: str) -> Entry:
         raise InputError(f"method name {name!r} is ambiguous; say which: {ids}")
     names = [label for card in methods() for label in (card.name, card.id)]
     raise unknown("method", name, names, "`hasten list` shows all methods.")
+
+
+def modules(name: str) -> tuple[str, ...]:
+    """Modules that a method's numbers depend on: its own, and its family's base and adapter."""
+    found = entry(name)
+    family = f"hasten.{found.card.family}"
+    shared = [f"{family}.{part}" for part in ("base", "adapter")] if found.card.family in FAMILIES else []
+    return (found.module, *(module for module in shared if importlib.util.find_spec(module)))
 
 
 def get(name: str) -> Card:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hasten.core import check
-from hasten.core.errors import DivergedError, InputError, MismatchError, ProblemError
+from hasten.core.errors import DivergedError, HastenError, InputError, MismatchError, ProblemError
 from hasten.core.meter import PeakMemory
 from hasten.core.method import Method
 from hasten.core.problem import Instance, Problem
@@ -57,6 +57,11 @@ class Budget:
             f"budget must be a positive number of steps (500), seconds ('30s') or calls ('2000calls'); got {value!r}"
         )
 
+    def describe(self) -> str:
+        """In words: `500 steps`."""
+        parts = [(self.steps, "steps"), (self.seconds, "seconds"), (self.calls, "calls")]
+        return ", ".join(f"{value:g} {unit}" for value, unit in parts if value is not None)
+
 
 def check_fit(method: Method[Any, Any], problem: Problem) -> None:
     """Refuse a method that does not serve the problem's kind."""
@@ -95,15 +100,17 @@ def run(
     limit = Budget.parse(budget, problem.budget)
     goal = problem.target if target is None else target
     trace = Trace(target=goal if goal is not None and math.isfinite(goal) else None)
-    memory = PeakMemory()
     torch.manual_seed(seed)
     try:
         instance = problem.build(seed)
+    except HastenError:
+        raise
     except Exception as error:
         raise ProblemError(f"problem {problem.name!r} could not be built: {brief(error)}") from error
     missing = set(method.card.needs) - instance.offers()
     if missing:
         raise MismatchError(f"{method.card.id} needs {', '.join(sorted(missing))}; {problem.name!r} has none.")
+    memory = PeakMemory()
     loop = _Loop(method, problem, instance, limit, goal, every or problem.every, trace, on_record)
     try:
         longest = limit.steps or problem.budget

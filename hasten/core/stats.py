@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ _EXACT_UP_TO = 6
 _RESAMPLES = 10_000
 
 Floats = NDArray[np.float64]
+_Statistic = Callable[[Floats, Floats], Floats]
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,15 @@ def performance_profile(costs: Floats | Sequence[Sequence[float]]) -> tuple[Floa
     return tau, share
 
 
+def median(values: Floats | Sequence[float]) -> Floats:
+    """Median along the last axis; between two middle values of which one is inf it is inf, never nan."""
+    ordered = np.sort(np.asarray(values, dtype=float), axis=-1)
+    count = ordered.shape[-1]
+    low, high = ordered[..., (count - 1) // 2], ordered[..., count // 2]
+    with np.errstate(invalid="ignore"):
+        return np.where(low == high, low, low + (high - low) / 2)
+
+
 def _paired(ours: Sequence[float], theirs: Sequence[float]) -> tuple[Floats, Floats]:
     a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
     if a.shape != b.shape or a.ndim != 1:
@@ -117,27 +127,16 @@ def _difference(ours: Floats, theirs: Floats) -> Floats:
         return ours - theirs
 
 
-def _median(values: Floats) -> Floats:
-    """Median along the last axis; between two middle values of which one is inf it is inf, never nan."""
-    ordered = np.sort(values, axis=-1)
-    count = values.shape[-1]
-    low, high = ordered[..., (count - 1) // 2], ordered[..., count // 2]
-    with np.errstate(invalid="ignore"):
-        return np.where(low == high, low, low + (high - low) / 2)
-
-
-def _bootstrap(ours: Floats, theirs: Floats, compare, neutral: float, level: float) -> Comparison:  # noqa: ANN001
-    level = check.real("level", level)
-    if not 0 < level < 1:
-        raise InputError(f"level must lie in (0, 1), got {level}")
+def _bootstrap(ours: Floats, theirs: Floats, compare, neutral: float, level: float) -> Comparison:
+    check.real("level", level, 0.0, 1.0, open_low=True, open_high=True)
     count = len(ours)
     if count == 0:
         return Comparison(math.nan, math.nan, math.nan, 0, neutral, level)
-    value = float(compare(_median(ours), _median(theirs)))
+    value = float(compare(median(ours), median(theirs)))
     if count == 1:
         return Comparison(value, math.nan, math.nan, 1, neutral, level)
     index = _resamples(count)
-    drawn = compare(_median(ours[index]), _median(theirs[index]))
+    drawn = compare(median(ours[index]), median(theirs[index]))
     silent = np.isnan(drawn)
     tail = (1 - level) / 2
     low = float(np.quantile(np.where(silent, -math.inf, drawn), tail, method="inverted_cdf"))
