@@ -55,13 +55,13 @@ def race(
     seed: Annotated[int, typer.Option(help="shifts all seeds")] = 0,
 ) -> None:
     """Race methods on a problem and say which gets there first."""
-    from hasten.core.leaderboard import Leaderboard
+    from hasten.core.live import Live
     from hasten.core.race import race as run_race
     from hasten.core.report import check_destination
 
     if report is not None:
         check_destination(report)
-    board = Leaderboard(err)
+    board = Live(err)
     try:
         result = run_race(
             problem,
