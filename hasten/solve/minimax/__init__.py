@@ -1,0 +1,1 @@
+"""Methods for games and variational inequalities."""

@@ -1,0 +1,1 @@
+"""Newton-type methods: curvature in every step."""
