@@ -1,118 +1,117 @@
-"""The live leaderboard of a race in the terminal."""
+"""The leaderboard of a race: its rows as text, and the table for a terminal."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import median
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
+from hasten.core import wording
+from hasten.core.result import FAILURES
+from hasten.core.stats import Comparison
 
-from hasten.core.engine import Job, Pulse
-from hasten.core.race import Lane, Listener
-from hasten.core.trace import Trace
+if TYPE_CHECKING:
+    from rich.table import Table
 
-BROKEN = ("diverged", "error", "hung")
+    from hasten.core.result import Result
 
 
-@dataclass
-class _Row:
-    """What is known of one method on one problem so far."""
+@dataclass(frozen=True)
+class Row:
+    """One method on one problem, by one measure, as a reader sees it.
 
-    tried: int = 0
-    now: str = ""
-    arrivals: list[float] = field(default_factory=list)
-    best: float = math.inf
-    scored: int = 0
-    broken: int = 0
+    Attributes:
+        method, name: full and short name.
+        baseline: whether ratios are taken against it.
+        reached, seeds: with how many seeds it arrived.
+        cost: median cost to the target.
+        best: median of the best metric within the budget.
+        memory: most bytes any of its runs held.
+        found: the comparison with the baseline, None if that did not run.
+        ratio, interval: the comparison in words.
+        failures: what went wrong how often, e.g. `2 diverged`.
+    """
 
-    def rank(self) -> tuple[float, float, float]:
-        """Sort key: most arrivals, soonest, closest."""
-        return -len(self.arrivals), median(self.arrivals) if self.arrivals else math.inf, self.best
+    method: str
+    name: str
+    baseline: bool
+    reached: int
+    seeds: int
+    cost: str
+    best: str
+    memory: str
+    found: Comparison | None
+    ratio: str
+    interval: str
+    failures: tuple[str, ...]
 
 
-class Leaderboard(Listener):
-    """Shows who leads while the race goes on; one line per stage where the output is no terminal."""
-
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
-        self._rows: dict[tuple[str, str], _Row] = defaultdict(_Row)
-        self._cost: Mapping[str, str] = {}
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self.console,
+def rows(result: Result, problem: str, by: str) -> list[Row]:
+    """The leaderboard of a problem, ranked by a cost; the comparison is by metric where nobody reached the target."""
+    compared = by if result.arrived(problem) else "best"
+    made = []
+    for method in result.ranking(problem, by):
+        cell = result.cell(problem, method)
+        counts = {status: sum(run.trace.status == status for run in cell) for status in FAILURES}
+        found = result.compare(problem, method, compared)
+        baseline = method == result.baselines.get(problem)
+        ratio, span = ("baseline", "") if baseline else _ratio(result, problem, method, compared, found)
+        made.append(
+            Row(
+                method=method,
+                name=result.labels[method],
+                baseline=baseline,
+                reached=result.reached(problem, method),
+                seeds=len(cell),
+                cost=wording.amount(result.median(problem, method, by), by),
+                best=wording.number(result.median(problem, method, "best")),
+                memory=wording.size(max(run.trace.peak_bytes for run in cell)),
+                found=found,
+                ratio=ratio,
+                interval=span,
+                failures=tuple(f"{count} {status}" for status, count in counts.items() if count),
+            )
         )
-        self._live: Live | None = None
+    return made
 
-    def planned(self, lanes: Sequence[Lane], cost: Mapping[str, str]) -> None:
-        self._cost = cost
-        for lane in lanes:
-            self._rows[lane.name] = _Row()
-        if self.console.is_terminal:
-            self._live = Live(console=self.console, get_renderable=self._draw, refresh_per_second=4, transient=True)
-            self._live.start()
 
-    def stage(self, title: str, total: int, known: int) -> None:
-        self._progress.add_task(title, total=total)
-        if self._live is None:
-            note = f", {known} of them already in the results file" if known else ""
-            self.console.print(f"{title}: {total} runs{note}", highlight=False)
+def _ratio(result: Result, problem: str, method: str, by: str, found: Comparison | None) -> tuple[str, str]:
+    if not math.isfinite(result.median(problem, method, by)):
+        return ("failed" if by == "best" else "not reached"), ""
+    if found is None or not math.isfinite(found.value) or (found.value == 0 and found.neutral == 1.0):
+        return "–", ""
+    if found.neutral == 0.0:
+        return f"{found.value:+.3g}", wording.interval(found)
+    return f"{wording.factor(found.value)}×", wording.interval(found)
 
-    def heard(self, event: Pulse | tuple[Job, Trace], problem: str, method: str) -> None:
-        row = self._rows[problem, method]
-        if isinstance(event, Pulse):
-            row.now = f"step {event.steps}: {event.metric:.4g}"
-            return
-        job, trace = event
-        row.now = ""
-        if self._progress.tasks:
-            self._progress.advance(self._progress.tasks[-1].id)
-        if job.role == "tune":
-            row.tried += 1
-            return
-        row.scored += 1
-        row.broken += trace.status in BROKEN
-        row.best = min(row.best, trace.best)
-        arrival = trace.cost_to(by=self._cost.get(problem, "steps"))
-        if math.isfinite(arrival):
-            row.arrivals.append(arrival)
 
-    def finished(self) -> None:
-        self.stop()
+def table(result: Result, problem: str) -> Table:
+    """The leaderboard of a problem for a terminal."""
+    from rich.table import Table
+    from rich.text import Text
 
-    def stop(self) -> None:
-        """Take the live display away."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-
-    def _draw(self) -> Group:
-        tables = []
-        for problem in dict.fromkeys(name for name, _ in self._rows):
-            table = Table(title=Text(problem, style="bold"), title_justify="left")
-            for heading in (
-                "method",
-                "tried",
-                "arrived",
-                f"{self._cost.get(problem, 'steps')} to target",
-                "best",
-                "now",
-            ):
-                table.add_column(heading, justify="left" if heading in ("method", "now") else "right")
-            mine = [(method, row) for (name, method), row in self._rows.items() if name == problem]
-            for method, row in sorted(mine, key=lambda item: item[1].rank()):
-                arrived = f"{len(row.arrivals)}/{row.scored}" + (f" ({row.broken} failed)" if row.broken else "")
-                cost = f"{median(row.arrivals):.4g}" if row.arrivals else ""
-                best = f"{row.best:.4g}" if math.isfinite(row.best) else ""
-                table.add_row(Text(method), str(row.tried), arrived if row.scored else "", cost, best, row.now)
-            tables.append(table)
-        return Group(*tables, self._progress)
+    by = result.measure(problem)
+    arrived = result.arrived(problem)
+    description = result.problems[problem]
+    target = description.get("target")
+    goal = f" to {description.get('measures', 'metric')} {wording.number(target)}" if target is not None else ""
+    made = Table(title=Text(f"{problem}: {wording.UNITS[by]}{goal}"), title_justify="left", title_style="bold")
+    made.add_column("method")
+    for header in ("reached", by, "ratio" if arrived else "best, ratio", "90 % interval", "best", "memory"):
+        made.add_column(header, justify="right")
+    made.add_column("")
+    for place, row in enumerate(rows(result, problem, by)):
+        style = "bold" if place == 0 else ""
+        ratio = "green" if row.found and row.found.high < row.found.neutral and not row.baseline else ""
+        made.add_row(
+            Text(row.name),
+            f"{row.reached}/{row.seeds}",
+            row.cost,
+            Text(row.ratio, ratio),
+            row.interval,
+            row.best,
+            row.memory,
+            Text(", ".join(row.failures), "red"),
+            style=style,
+        )
+    return made

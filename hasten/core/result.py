@@ -19,6 +19,7 @@ from hasten.core.trace import Trace
 if TYPE_CHECKING:
     import pandas
     from plotly.graph_objects import Figure
+    from rich.console import Group
     from rich.table import Table
 
 MEASURES = ("steps", "seconds", "calls", "bytes")
@@ -76,7 +77,7 @@ class Winner:
         if self.card is not None:
             return self.card.code(self.hyper)
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.hyper.items())
-        return f"method = hasten.get({self.method!r}).make({arguments})"
+        return f"method = hasten.get({self.method.partition(':')[0]!r}).make({arguments})"
 
 
 class Result:
@@ -88,15 +89,13 @@ class Result:
 
     Args:
         runs: the scored runs, in any order; runs still missing (an interrupted race) are left out.
-        problems: by name, `{"name", "kind", "measures", "target", "summary"}`; `target` is what counted in this race,
-            None for a race to the lowest metric.
+        problems: by name, `{"name", "kind", "measures", "target", "summary", "cost"}`; `target` is what counted in this
+            race, None for a race to the lowest metric; `cost` is the measure that ranks (`steps` if not given).
         baselines: problem name -> full name of the method that ratios are taken against.
         methods: full names in the order they were given.
         tuned: `(problem, method)` -> chosen hyper-parameters.
         trials: `(problem, method)` -> number of tuning trials spent.
-        settings: how the race was set up, for the record; `settings["by"]` is the measure that ranks (`steps` if not
-            given, `calls` for sampling).
-        environment: where it ran, for the record.
+        settings, environment: how the race was set up and where it ran, for the record.
 
     Raises:
         InputError: a run belongs to no described problem, or was scored twice.
@@ -121,8 +120,8 @@ class Result:
         self.trials = dict(trials or {})
         self.settings = dict(settings or {})
         self.environment = dict(environment or {})
-        if self.settings.get("by") is not None:
-            check.one_of("settings['by']", self.settings["by"], MEASURES)
+        for name, description in self.problems.items():
+            check.one_of(f"cost of problem {name!r}", description.get("cost") or "steps", MEASURES)
         self._cells: dict[tuple[str, str], dict[int, Scored]] = {}
         for run in runs:
             if run.problem not in self.problems:
@@ -144,14 +143,14 @@ class Result:
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """Full name -> the name to show: short where that is unambiguous."""
-        short = [method.rpartition(".")[2] for method in self.methods]
+        """Full name -> the name to show: without the family where that is unambiguous."""
+        parts = [method.partition(":") for method in self.methods]
+        short = [name.rpartition(".")[2] + colon + fixed for name, colon, fixed in parts]
         return {method: name if short.count(name) == 1 else method for method, name in zip(self.methods, short)}
 
     def measure(self, problem: str) -> str:
         """The cost that ranks methods on a problem."""
-        default = "calls" if self.problems[problem].get("kind") == "sample" else "steps"
-        return self.settings.get("by") or default
+        return self.problems[problem].get("cost") or "steps"
 
     def measures(self, problem: str) -> tuple[str, ...]:
         """The costs worth showing for a problem: bytes only where some were sent."""
@@ -228,10 +227,10 @@ class Result:
     def summary(self) -> pandas.DataFrame:
         """One row per problem and method, best first.
 
-        Columns: problem, rank (from 1), method, baseline (whether it is), seeds, reached (count); steps, seconds, calls,
-        bytes (medians to the target); `ratio_<measure>` with `_low` and `_high` for these and for `best`; best (median
-        metric within the budget, failed runs counting as inf), peak_bytes (largest), diverged, error, hung (counts),
-        trials, hyper. `ratio_best` is nan where the metric is not always positive.
+        Columns: problem, rank (from 1), method, baseline (whether it is), seeds, reached (count); steps, seconds,
+        calls, bytes (medians to the target), best (median metric within the budget, failed runs counting as inf);
+        `ratio_<column>` with `_low` and `_high` for each of these five; peak_bytes (largest), diverged, error, hung
+        (counts), trials, hyper. `ratio_best` is nan where the metric is not always positive.
         """
         import pandas
 
@@ -264,18 +263,14 @@ class Result:
     def winner(self, problem: str) -> Winner | None:
         """The method that came first on one problem; None if no run came to an end."""
         order = self.ranking(self._named(problem))
-        if not order or not any(math.isfinite(run.score) for run in self.cell(problem, order[0])):
+        return self._winner(problem, order[0]) if order else None
+
+    def _winner(self, problem: str, method: str) -> Winner | None:
+        cell = self.cell(problem, method)
+        if not any(math.isfinite(run.score) for run in cell):
             return None
-        method = order[0]
-        return Winner(
-            method=method,
-            name=self.labels[method],
-            problem=problem,
-            hyper=self.hyper(problem, method),
-            reached=self.reached(problem, method),
-            seeds=len(self.cell(problem, method)),
-            card=card(method),
-        )
+        reached, name = self.reached(problem, method), self.labels[method]
+        return Winner(method, name, problem, self.hyper(problem, method), reached, len(cell), card(method))
 
     @property
     def best(self) -> Winner | None:
@@ -300,8 +295,8 @@ class Result:
             return -sum(reached), sum(excess) / len(excess), sum(rank) / len(rank)
 
         first = min(places, key=key)
-        winners = [winner for winner in map(self.winner, self.problems) if winner]
-        return next((winner for winner in winners if winner.method == first), winners[0] if winners else None)
+        problems = sorted(self.problems, key=lambda problem: self.ranking(problem)[:1] != [first])
+        return next(filter(None, (self._winner(problem, first) for problem in problems)), None)
 
     def sentence(self, problem: str | None = None) -> str:
         """Which method wins and how sure that is; of the first problem if none is named."""
@@ -311,10 +306,14 @@ class Result:
         """The code that uses the winner, with its tuned hyper-parameters; empty if there is none."""
         return self.best.code if self.best else ""
 
-    def table(self, problem: str | None = None) -> Table:
-        """The leaderboard of a problem (the first if none is named) for a terminal."""
+    def table(self, problem: str | None = None) -> Table | Group:
+        """The leaderboard of a problem for a terminal; of all problems, one below the other, if none is named."""
+        from rich.console import Group
+
         from hasten.core.leaderboard import table
 
+        if problem is None and len(self.problems) != 1:
+            return Group(*(table(self, name) for name in self.problems))
         return table(self, self._named(problem))
 
     def plot(self, by: str | None = None, problem: str | None = None) -> Figure:
@@ -408,6 +407,6 @@ class Result:
 def card(method: str) -> Card | None:
     """Card of a method, None if it is not registered here (a result may come from elsewhere)."""
     try:
-        return get(method)
+        return get(method.partition(":")[0])
     except UnknownNameError:
         return None
