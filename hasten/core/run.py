@@ -114,7 +114,7 @@ def run(
     loop = _Loop(method, problem, instance, limit, goal, every or problem.every, trace, on_record)
     try:
         longest = limit.steps or problem.budget
-        for rung in [rung for rung in instance.rungs if rung <= longest] or (None,):
+        for rung in [rung for rung in instance.rungs if rung <= (limit.calls or longest)] or (None,):
             instance.horizon = rung or longest
             if loop.chain(seed, ladder=rung is not None):
                 break

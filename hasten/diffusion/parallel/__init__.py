@@ -1,0 +1,1 @@
+"""Samplers that compute several steps at once."""

@@ -1,0 +1,1 @@
+"""Samplers that go from noise to data one step after the other."""

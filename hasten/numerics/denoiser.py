@@ -1,0 +1,180 @@
+"""A denoising network and everything that its output tells: clean data, noise, score, velocity."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hasten.core import check
+from hasten.core.errors import DivergedError, InputError
+from hasten.numerics.noise import Schedule
+
+Network = Callable[..., Tensor]
+CACHED = 4096
+PREDICTIONS = ("epsilon", "x0", "v", "velocity", "score")
+
+
+class Denoiser:
+    """A network with its schedule, asked for any of the five quantities whichever of them it was trained to predict.
+
+    With `x = alpha x_0 + sigma eps`, each quantity is linear in `(x_0, eps)`: epsilon `eps`, x0 `x_0`,
+    v `alpha eps - sigma x_0`, velocity `alpha' x_0 + sigma' eps` (primes by t) and score `-eps/sigma`. From the
+    network's output and `x` follow both unknowns, hence any other quantity, exactly.
+
+    Args:
+        fn: the network, `fn(x, t)` with x of shape (batch, ...) and t of shape (batch,); returns a tensor like x.
+        schedule: the schedule it was trained with.
+        prediction: what it returns: `epsilon`, `x0`, `v`, `velocity` or `score`.
+        cond: condition handed to the network; None calls it without one.
+        cond_arg: name of the network's argument that takes the condition.
+        check_finite: look for nan and infinity in every output. Costs a reduction per call, and on an accelerator a
+            synchronisation; without it only the final sample shows the damage.
+
+    Raises:
+        InputError: the output has another shape than x, or the wanted quantity does not exist at this t.
+        DivergedError: the output is not finite.
+    """
+
+    def __init__(
+        self,
+        fn: Network,
+        schedule: Schedule,
+        prediction: str = "epsilon",
+        *,
+        cond: Any = None,
+        cond_arg: str = "cond",
+        check_finite: bool = True,
+    ) -> None:
+        if not callable(fn):
+            raise InputError(f"fn must be a network or function of (x, t), got {fn!r}")
+        if not isinstance(schedule, Schedule):
+            raise InputError(f"schedule must be a hasten.numerics.noise.Schedule, e.g. VPLinear(); got {schedule!r}")
+        self.fn = fn
+        self.schedule = schedule
+        self.prediction = check.one_of("prediction", prediction, PREDICTIONS)
+        self.cond = cond
+        self.cond_arg = cond_arg
+        self.check_finite = check_finite
+        self._count: Callable[[int], Any] | None = None
+        self._batch = 0
+        self._factors: dict[tuple[float, str], tuple[float, float]] = {}
+
+    def given(self, cond: Any) -> Denoiser:
+        """The same network under a condition."""
+        made = copy.copy(self)
+        made.cond = cond
+        return made
+
+    def counted(self, count: Callable[[int], Any], batch: int) -> Denoiser:
+        """The same network, calling `count(evaluations per sample)` at each call for samples that come in `batch`es.
+
+        A call on several batches at once, as parallel samplers make, is one call of `count`.
+        """
+        made = copy.copy(self)
+        made._count, made._batch = count, batch
+        return made
+
+    def eps(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """The noise in x at time t (a float, or one time per row). One evaluation."""
+        return self._answer(x, t, "epsilon")
+
+    def x0(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """The expected clean data behind x at time t. One evaluation."""
+        return self._answer(x, t, "x0")
+
+    def score(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Gradient of the log density of noisy states at x. One evaluation."""
+        return self._answer(x, t, "score")
+
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """`dx/dt` of the probability-flow ODE, `alpha' x_0 + sigma' eps`. One evaluation."""
+        return self._answer(x, t, "velocity")
+
+    def v(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """`alpha eps - sigma x_0`. One evaluation."""
+        return self._answer(x, t, "v")
+
+    def split(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Clean data and noise, `(x_0, eps)`, from one evaluation; `x = alpha x_0 + sigma eps`."""
+        output = self._evaluate(x, t)
+        return self._convert(x, t, output, "x0"), self._convert(x, t, output, "epsilon")
+
+    def solve(self, noise: Tensor, steps: int = 400) -> Tensor:
+        """The exact probability-flow ODE from `noise` at T to t_min: Runge-Kutta 4 in lam, float64."""
+        from hasten.numerics.reference import rk4_lambda
+
+        return rk4_lambda(self, noise, steps=steps)
+
+    def _answer(self, x: Tensor, t: float | Tensor, wanted: str) -> Tensor:
+        return self._convert(x, t, self._evaluate(x, t), wanted)
+
+    def _evaluate(self, x: Tensor, t: float | Tensor) -> Tensor:
+        times = t.to(x) if isinstance(t, Tensor) else x.new_full((), t)
+        extra = {} if self.cond is None else {self.cond_arg: self.cond}
+        output = self.fn(x, times.expand(len(x)), **extra)
+        if self._count is not None:
+            self._count(-(-len(x) // self._batch))
+        if not isinstance(output, Tensor) or output.shape != x.shape:
+            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise InputError(f"the network must return a tensor of x's shape {tuple(x.shape)}, got {got}{self._at(t)}")
+        if self.check_finite and not math.isfinite(output.detach().sum()) and not bool(output.isfinite().all()):
+            bad = int((~output.isfinite()).flatten(1).any(1).sum())
+            raise DivergedError(
+                f"the network ({self.prediction}) returned nan or infinity for {bad} of {len(x)} samples{self._at(t)}"
+            )
+        return output
+
+    def _at(self, t: float | Tensor) -> str:
+        if isinstance(t, Tensor):
+            return f" at t from {float(t.min()):.4g} to {float(t.max()):.4g}"
+        return f" at t={t:.4g} (alpha={self.schedule.alpha(t):.4g}, sigma={self.schedule.sigma(t):.4g})"
+
+    def _convert(self, x: Tensor, t: float | Tensor, output: Tensor, wanted: str) -> Tensor:
+        if wanted == self.prediction:
+            return output
+        if isinstance(t, Tensor):
+            shape = (-1, *(1,) * (x.ndim - 1)) if t.ndim else ()
+            of_x, of_output = (factor.to(x).reshape(shape) for factor in self._factors_at(t.double(), wanted))
+        else:
+            of_x, of_output = self._cached(float(t), wanted)
+        return of_x * x + of_output * output
+
+    def _cached(self, t: float, wanted: str) -> tuple[float, float]:
+        found = self._factors.get((t, wanted))
+        if found is None:
+            if len(self._factors) >= CACHED:
+                self._factors.clear()
+            found = self._factors[t, wanted] = self._factors_at(t, wanted)
+        return found
+
+    def _factors_at(self, t: Any, wanted: str) -> tuple[Any, Any]:
+        """Factors of x and of the network's output that make the wanted quantity."""
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        p1, p2 = self._row(self.prediction, t, alpha, sigma)
+        r1, r2 = self._row(wanted, t, alpha, sigma)
+        determinant = alpha * p2 - sigma * p1
+        if not bool(torch.as_tensor(abs(determinant) > 1e-14).all()):
+            where = f"{float(t):.4g}" if torch.as_tensor(t).numel() == 1 else "some of its times"
+            raise InputError(
+                f"{wanted} does not follow from a {self.prediction} prediction at t={where}, where alpha, sigma or the "
+                "signal-to-noise ratio's rate vanishes; end the grid at a t_min (or begin it at a T) away from there"
+            )
+        return (r1 * p2 - r2 * p1) / determinant, (alpha * r2 - sigma * r1) / determinant
+
+    def _row(self, quantity: str, t: Any, alpha: Any, sigma: Any) -> tuple[Any, Any]:
+        """Factors of x_0 and of eps in a quantity."""
+        one, zero = alpha * 0.0 + 1.0, alpha * 0.0
+        if quantity == "score":
+            if not bool(torch.as_tensor(sigma > 0).all()):
+                raise InputError("the score does not exist where sigma = 0; end the grid at a t_min with sigma > 0")
+            return zero, -1.0 / sigma
+        if quantity == "v":
+            return -sigma, alpha
+        if quantity == "velocity":
+            return self.schedule.dalpha(t), self.schedule.dsigma(t)
+        return (zero, one) if quantity == "epsilon" else (one, zero)
