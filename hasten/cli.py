@@ -57,9 +57,10 @@ def race(
     """Race methods on a problem and say which gets there first."""
     from hasten.core.live import Live
     from hasten.core.race import race as run_race
-    from hasten.core.report import check_destination
 
     if report is not None:
+        from hasten.core.report import check_destination
+
         check_destination(report)
     board = Live(err)
     try:

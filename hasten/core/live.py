@@ -58,7 +58,7 @@ class Live(Listener):
         for lane in lanes:
             self._rows[lane.name] = _Row()
         if self.console.is_terminal:
-            self._live = live.Live(console=self.console, get_renderable=self._draw, refresh_per_second=4, transient=True)
+            self._live = live.Live(get_renderable=self._draw, console=self.console, transient=True)
             self._live.start()
 
     def stage(self, title: str, total: int, known: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import resource
 import sys
 from pathlib import Path
@@ -19,6 +21,15 @@ def _status(key: str) -> int:
     return 0
 
 
+def _settle() -> None:
+    """Give freed memory back, so that what the run takes shows again."""
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
 class PeakMemory:
     """Most memory held since construction, above what was held then.
 
@@ -27,6 +38,7 @@ class PeakMemory:
     """
 
     def __init__(self) -> None:
+        _settle()
         self._cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()
