@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from hasten.core.result import Result
 
 
+OUT = ("not reached", "failed")
+"""What stands in place of a ratio where the median run did not arrive."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One method on one problem, by one measure, as a reader sees it.
@@ -44,6 +48,11 @@ class Row:
     ratio: str
     interval: str
     failures: tuple[str, ...]
+
+    @property
+    def compared(self) -> bool:
+        """Whether there is a ratio (or difference) to the baseline to show."""
+        return not self.baseline and self.ratio not in ("–", *OUT)
 
 
 def rows(result: Result, problem: str, by: str) -> list[Row]:
@@ -77,7 +86,7 @@ def rows(result: Result, problem: str, by: str) -> list[Row]:
 
 def _ratio(result: Result, problem: str, method: str, by: str, found: Comparison | None) -> tuple[str, str]:
     if not math.isfinite(result.median(problem, method, by)):
-        return ("failed" if by == "best" else "not reached"), ""
+        return OUT[by == "best"], ""
     if found is None or not math.isfinite(found.value) or (found.value == 0 and found.neutral == 1.0):
         return "–", ""
     if found.neutral == 0.0:
