@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import torch
 from sklearn.datasets import load_digits
@@ -26,7 +27,7 @@ def digits() -> tuple[Tensor, Tensor]:
 def mlp(*widths: int) -> nn.Sequential:
     """Fully connected ReLU network through these widths."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:]):
+    for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
