@@ -19,7 +19,6 @@ _WHERE = {
     "Real": "hasten.core.card",
     "Result": "hasten.core.result",
     "Trace": "hasten.core.trace",
-    "claims": "hasten.core.claim",
     "get": "hasten.core.registry",
     "methods": "hasten.core.registry",
     "minimisation": "hasten.core.kinds.minimise",
@@ -29,7 +28,7 @@ _WHERE = {
     "run": "hasten.core.run",
     "training": "hasten.core.kinds.train",
 }
-_PACKAGES = ("diffusion", "distributed", "numerics", "optim", "problems", "solve")
+_PACKAGES = ("claims", "diffusion", "distributed", "numerics", "optim", "problems", "solve")
 
 __all__ = ["__version__", *_PACKAGES, *_WHERE]
 

@@ -206,7 +206,7 @@ def test_a_loss_that_is_nan_from_the_start_stops_the_race_and_keeps_the_store(tm
     own(tmp_path / "r.db", engine="inline")
     broken = hasten.minimisation("broken", lambda x: x.sum() * float("nan"), torch.ones(2))
     for engine in ("inline", "local"):
-        with pytest.raises(ProblemError, match="'broken'.*nan at the start"):
+        with pytest.raises(ProblemError, match=r"'broken'.*nan at the start"):
             hasten.race(broken, ["adamw"], store=tmp_path / "r.db", engine=engine, trials=1)
     with Store(tmp_path / "r.db") as store:
         assert len(store.rows()) == 2
