@@ -97,7 +97,11 @@ def profile(result: Result, by: str) -> Figure:
             )
         )
     figure.update_layout(template="none", legend={"tracegroupgap": 0})
-    figure.update_xaxes(title_text=f"{wording.UNITS[by]}, relative to the best method", type="log", dtick="D2")
+    fine = (1, 1.25, 1.5, 2, 2.5, 3, 4)
+    ticks = [value for value in (fine if edge <= 5 else _ticks(0.0, math.log10(edge))) if value <= edge]
+    text = [f"{value:g}×" for value in ticks]
+    title = f"{wording.UNITS[by]}, relative to the best method"
+    figure.update_xaxes(title_text=title, type="log", tickvals=ticks, ticktext=text)
     figure.update_yaxes(title_text="share solved", range=[-0.02, 1.03], tickformat=".0%")
     return figure
 
@@ -144,8 +148,9 @@ def _layout(figure: Figure, description: dict[str, Any], drawn: list[Floats], ta
     if drawn:
         top, bottom = max(starts), min(lowest)
         if bottom > 0 and top > _LOG_SPAN * bottom:
+            span = [math.log10(bottom) - 0.15, math.log10(top) + 0.15]
             figure.update_yaxes(
-                type="log", range=[math.log10(bottom) - 0.15, math.log10(top) + 0.15], exponentformat="power"
+                type="log", range=span, tickvals=(ticks := _ticks(*span)), ticktext=[f"{v:g}" for v in ticks]
             )
         else:
             pad = 0.06 * ((top - bottom) or abs(top) or 1.0)
@@ -154,6 +159,15 @@ def _layout(figure: Figure, description: dict[str, Any], drawn: list[Floats], ta
         label = {"text": f"target {wording.number(target)}", "textposition": "end", "font": {"size": 12}}
         line = {"color": NEUTRAL, "width": 1.2, "dash": "dot"}
         figure.add_shape(type="line", xref="paper", x0=0, x1=1, y0=target, y1=target, line=line, label=label)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round values between two powers of ten: 1, 2, 5, or the powers alone where there are many."""
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    steps = (1, 2, 5) if high - low < 2.5 else (1,)
+    every = 1 + len(decades) // 9
+    values = [step * 10.0**decade for decade in decades if decade % every == 0 for step in steps]
+    return [value for value in values if low <= math.log10(value) <= high]
 
 
 def _short(values: Any) -> list[float]:

@@ -65,6 +65,7 @@ def rows(result: Result, problem: str, by: str) -> list[Row]:
         found = result.compare(problem, method, compared)
         baseline = method == result.baselines.get(problem)
         ratio, span = ("baseline", "") if baseline else _ratio(result, problem, method, compared, found)
+        best = result.median(problem, method, "best")
         made.append(
             Row(
                 method=method,
@@ -73,7 +74,7 @@ def rows(result: Result, problem: str, by: str) -> list[Row]:
                 reached=result.reached(problem, method),
                 seeds=len(cell),
                 cost=wording.amount(result.median(problem, method, by), by),
-                best=wording.number(result.median(problem, method, "best")),
+                best=wording.number(best) if math.isfinite(best) else "–",
                 memory=wording.size(max(run.trace.peak_bytes for run in cell)),
                 found=found,
                 ratio=ratio,

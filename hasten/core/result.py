@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from hasten.core import check, stats, wording
 from hasten.core.card import Card
-from hasten.core.errors import InputError, UnknownNameError, unknown
-from hasten.core.registry import get
+from hasten.core.errors import InputError, unknown
+from hasten.core.registry import families, methods
 from hasten.core.stats import Comparison
 from hasten.core.trace import Trace
 
@@ -405,8 +405,8 @@ class Result:
 
 
 def card(method: str) -> Card | None:
-    """Card of a method, None if it is not registered here (a result may come from elsewhere)."""
-    try:
-        return get(method.partition(":")[0])
-    except UnknownNameError:
-        return None
+    """Card of a method by its full name, None if it is not registered here (a result may come from elsewhere)."""
+    name = method.partition(":")[0]
+    family = name.rpartition(".")[0]
+    known = methods(family) if family in families() else []
+    return next((one for one in known if one.id == name), None)

@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from hasten.core.result import Result
 
 RUN_COLUMNS = ("problem", "method", "seed", "status", "steps", "seconds", "calls", "bytes", "best", "memory", "")
-_TICKS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0, 16.0)
+_WIDEST = 16.0
+_TICKS = (
+    (1 / 16, 1 / 4, 1.0, 4.0, 16.0),
+    (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0),
+    (0.5, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0),
+    (0.8, 0.9, 1.0, 1.1, 1.25),
+)
+"""Round ratios, coarse to fine; the finest set whose neighbours stay `_APART` percent of the strip apart is shown."""
+_APART = 13.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class Scale:
             return cls(-reach, reach, neutral)
         values = [value for value in values if value > 0]
         low, high = min([0.8, *values]) / 1.15, max([1.25, *values]) * 1.15
-        return cls(max(low, _TICKS[0]), min(high, _TICKS[-1]), neutral)
+        return cls(max(low, 1 / _WIDEST), min(high, _WIDEST), neutral)
 
     def at(self, value: float) -> float:
         """Percent from the left, cut off at the ends."""
@@ -58,14 +66,20 @@ class Scale:
         if self.neutral == 0.0:
             values = [(value, wording.number(value)) for value in (self.low / 2, 0.0, self.high / 2)]
         else:
-            near = (*_TICKS, 0.8, 1.25) if self.high / self.low < 2.5 else _TICKS
-            values = [(value, f"{value:g}×") for value in sorted(near) if self.low <= value <= self.high]
+            inside = [[value for value in ticks if self.low <= value <= self.high] for ticks in _TICKS]
+            chosen = max((ticks for ticks in inside if self._spread(ticks) >= _APART), key=len)
+            values = [(value, f"{value:.4g}×") for value in chosen]
         return [{"at": self.at(value), "text": text} for value, text in values]
+
+    def _spread(self, values: Sequence[float]) -> float:
+        places = [self.at(value) for value in values]
+        return min((right - left for left, right in zip(places, places[1:])), default=100.0)
 
 
 def section(result: Result, problem: str, number: int) -> dict[str, Any]:
     """One problem: headline, tiles, a leaderboard per measure."""
     description = result.problems[problem]
+    measures = result.measures(problem)
     arrived, target = result.arrived(problem), description.get("target")
     metric = description.get("measures") or "metric"
     head, rest = _split(result.sentence(problem))
@@ -88,17 +102,22 @@ def section(result: Result, problem: str, number: int) -> dict[str, Any]:
         "target": target is not None,
         "won": result.winner(problem) is not None,
         "tiles": _tiles(result, problem),
-        "measures": result.measures(problem),
+        "measures": measures,
         "chosen": result.measure(problem),
-        "boards": [_board(result, problem, by) for by in result.measures(problem)],
+        "boards": [_board(result, problem, by) for by in (measures if arrived else [result.measure(problem)])],
         "note": f"{compared}: {of}, with the 90 % interval over paired seeds; left of the dashed line is better.",
     }
 
 
 def _split(sentence: str) -> tuple[str, str]:
-    """What happened, and how sure that is."""
+    """What happened, and how sure that is; the second part without the brackets that open it."""
     cut = min((place for place in (sentence.find(" ("), sentence.find("; ")) if place > 0), default=len(sentence))
-    return sentence[:cut], sentence[cut:]
+    head, rest = sentence[:cut], sentence[cut:]
+    if rest.startswith(" ("):
+        inner, _, after = rest[2:].partition(")")
+        rest = f"{inner}{after}"
+    rest = rest.removeprefix("; ")
+    return head.rstrip("."), rest[:1].upper() + rest[1:]
 
 
 def _tiles(result: Result, problem: str) -> list[dict[str, str]]:
@@ -120,12 +139,12 @@ def _tiles(result: Result, problem: str) -> list[dict[str, str]]:
                 {
                     "label": label,
                     "big": f"{wording.factor(found.value)}×",
-                    "small": f"{show(ours)}, {other} {show(theirs)}",
+                    "small": f"{show(ours)} · {other} {show(theirs)}",
                 }
             )
         else:
             small = (
-                f"best of the median run{f', {other} {show(theirs)}' if found else ''}"
+                f"best of the median run{f' · {other} {show(theirs)}' if found else ''}"
                 if by == "best"
                 else "to the target"
             )

@@ -94,14 +94,14 @@ def _on_cost(result: Result, problem: str, first: str, rival: str, goal: str) ->
     cost = result.median(problem, first, by)
     spent = f"{amount(cost, by)} {UNITS[by]}" if by in ("steps", "calls") else amount(cost, by)
     median = f" in {spent}" if math.isfinite(cost) else ""
-    share = f"{reached} of {seeds} seeds"
+    share = _of(reached, seeds)
     if not rival:
         return (
             f"{names[first]} reaches {goal}{median} ({_median_of(seeds)}{share}); nothing else ran to compare it with."
         )
     baseline = result.baselines.get(problem)
     other, theirs = names[rival], result.reached(problem, rival)
-    of_rival = f"{theirs} of {len(result.cell(problem, rival))} seeds"
+    of_rival = _of(theirs, len(result.cell(problem, rival)))
     if first == baseline:
         return _baseline_first(result, problem, first, rival, f"reaches {goal}{median} ({share})")
     role = f"the baseline {other}" if rival == baseline else other
@@ -125,7 +125,7 @@ def _baseline_first(result: Result, problem: str, first: str, rival: str, fact: 
     text = f"The baseline {names[first]} stays ahead: it {fact}"
     found = result.compare(problem, rival, by)
     reached = result.reached(problem, rival)
-    share = f"{reached} of {len(result.cell(problem, rival))} seeds"
+    share = _of(reached, len(result.cell(problem, rival)))
     if found is None or not math.isfinite(found.value):
         return f"{text}; the next best, {names[rival]}, with {share}."
     detail = f"90 % interval {interval(found)}, " if found.seeds > 1 else ""
@@ -160,6 +160,10 @@ def _all_failed(result: Result, problem: str, order: list[str]) -> str:
     kinds = ", ".join(dict.fromkeys(run.trace.status for run in runs))
     why = next((f": {result.labels[run.method]}: {run.trace.message}" for run in runs if run.trace.message), "")
     return f"No winner on {problem}: all {len(runs)} runs failed ({kinds}){why}."
+
+
+def _of(part: int, seeds: int) -> str:
+    return f"{part} of {seeds} seed{'s' * (seeds > 1)}"
 
 
 def _median_of(seeds: int) -> str:

@@ -8,11 +8,12 @@
     const line = colour("--line");
     const muted = colour("--muted");
     const axis = { gridcolor: line, linecolor: line, zeroline: false, tickcolor: line, automargin: true, tickfont: { color: muted } };
+    const titled = (own) => ({ ...axis, ...own, title: { ...own.title, standoff: 12, font: { size: 13, color: muted } } });
     const narrow = width < 720;
     return {
       ...layout,
-      xaxis: { ...axis, ...layout.xaxis },
-      yaxis: { ...axis, ...layout.yaxis },
+      xaxis: titled(layout.xaxis),
+      yaxis: titled(layout.yaxis),
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: colour("--ink") },
@@ -25,12 +26,7 @@
     };
   }
 
-  const options = {
-    responsive: true,
-    displaylogo: false,
-    showEditInChartStudio: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
-  };
+  const options = { responsive: true, displayModeBar: false };
 
   function draw(section) {
     const place = section.querySelector(".chart");
@@ -43,7 +39,8 @@
     for (const button of section.querySelectorAll(".switch button")) {
       button.setAttribute("aria-pressed", String(button.dataset.by === by));
     }
-    for (const panel of section.querySelectorAll("[data-panel]")) panel.hidden = panel.dataset.panel !== by;
+    const panels = [...section.querySelectorAll("[data-panel]")];
+    for (const panel of panels) panel.hidden = panels.length > 1 && panel.dataset.panel !== by;
     draw(section);
   }
 
