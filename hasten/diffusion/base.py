@@ -8,7 +8,6 @@ per step, multistep methods one row that reaches back to the outputs of earlier 
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -104,9 +103,13 @@ class Sampler(Method[Sampling, Any]):
             return time_grid.make(schedule, self.step_count(nfe), self.grid)
         return time_grid.checked(schedule, self.grid)
 
-    @abstractmethod
     def plan(self, schedule: Schedule, times: time_grid.Grid) -> Sequence[Step]:
         """Coefficients of every step, computed in float64 once per grid."""
+        raise NotImplementedError
+
+    def plan_for(self, schedule: Schedule, nfe: int | None) -> Sequence[Step]:
+        """Plan on the sampler's own grid, with `nfe` evaluations to spend."""
+        return self.plan(schedule, self.times(schedule, nfe))
 
     def output(self, denoiser: Denoises, x: Tensor, t: float) -> Tensor:
         """What the sampler asks of the denoiser."""
@@ -140,14 +143,15 @@ class Sampler(Method[Sampling, Any]):
 @lru_cache(maxsize=256)
 def planned(sampler: Sampler, schedule: Schedule, nfe: int | None) -> Sequence[Step]:
     """The sampler's plan on its grid of this schedule, computed once."""
-    return sampler.plan(schedule, sampler.times(schedule, nfe))
+    return sampler.plan_for(schedule, nfe)
 
 
 def combine(scale: float, x: Tensor, weights: Sequence[float], outputs: list[Tensor]) -> Tensor:
     """`scale x + sum_j weights[j] outputs[j]`; drops the outputs that no weight reaches."""
     total = x * scale
     for weight, output in zip(weights, outputs):
-        total.add_(output, alpha=weight)
+        if weight != 0.0:
+            total.add_(output, alpha=weight)
     del outputs[len(weights) :]
     return total
 
@@ -177,6 +181,7 @@ def sample(
     noise: Tensor | None = None,
     generator: torch.Generator | None = None,
     callback: Callable[[Any], Any] | None = None,
+    costs: dict[str, int] | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     **hyper: Any,
@@ -192,6 +197,7 @@ def sample(
         noise: start noise at time T instead of `shape`, standard deviation `sigma(T)`.
         generator: source of all randomness; torch's global one if not given.
         callback: called with the state after every step (`state.x`, `state.index`).
+        costs: filled with `nfe` (evaluations per sample) and `rounds` (calls of the network one after the other).
         dtype, device: of the drawn noise.
         hyper: the sampler's own arguments, e.g. `grid="karras"`.
 
@@ -231,4 +237,6 @@ def sample(
         state = method.step(problem, state)
         if callback is not None:
             callback(state)
+    if costs is not None:
+        costs.update(nfe=problem.calls["nfe"], rounds=problem.rounds)
     return state.x

@@ -59,7 +59,7 @@ class GaussianMixture:
         if share.shape != (count,) or not bool((share > 0).all()):
             raise InputError(f"weights must be {count} positive numbers, got {weights!r}")
         self.weights = share.double() / share.double().sum()
-        self._cast: dict[tuple[torch.dtype, torch.device], tuple[Tensor, ...]] = {}
+        self._cast: dict[tuple[torch.dtype, torch.device], tuple[Any, ...]] = {}
 
     @property
     def dim(self) -> int:
@@ -123,13 +123,12 @@ class GaussianMixture:
 
         return Denoiser(network, schedule, prediction)
 
-    def _constants(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _constants(self, x: Tensor) -> tuple[Any, ...]:
         """Means, variances, axes (or None) and log weights in the type and on the device of x."""
         key = (x.dtype, x.device)
         if key not in self._cast:
             axes = None if self._axes is None else self._axes.to(x)
-            constants = self.means.to(x), self.variances.to(x), axes, self.weights.log().to(x)
-            self._cast[key] = constants  # type: ignore[assignment]
+            self._cast[key] = (self.means.to(x), self.variances.to(x), axes, self.weights.log().to(x))
         return self._cast[key]
 
     def _parts(self, x: Tensor, alpha: Level, sigma: Level, labels: Tensor | None) -> tuple[Tensor, ...]:

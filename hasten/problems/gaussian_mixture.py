@@ -19,7 +19,7 @@ SCHEDULES: dict[str, Schedule] = {"vp": VPLinear(), "ve": VE(), "flow": FlowMatc
 
 @ready("gaussian-mixture-score", "sample")
 def gaussian_mixture_score(
-    dim: int = 2, schedule: str = "vp", components: int = 5, batch: int = 256, target: float = 0.03
+    dim: int = 2, schedule: str = "vp", components: int = 5, batch: int = 256, target: float = 0.05
 ) -> Problem:
     """Sample a Gaussian mixture with its exact score: RMS error to the exact ODE solution against evaluations.
 
