@@ -63,11 +63,10 @@ def curves(result: Result, problem: str, by: str) -> Figure:
             band = {"fill": "toself", "fillcolor": _faint(colour), "line": {"width": 0}, "hoverinfo": "skip"}
             figure.add_trace(Scatter(x=around, y=edge, mode="lines", showlegend=False, **band, **shared))
         line = {"color": colour, "width": 2.4, "dash": dash}
+        mode = "lines+markers" if result.problems[problem].get("kind") == "sample" else "lines"
         tip = f"{name}<br>%{{x:,.4~g}} {AXES[by]}<br>%{{y:.4~g}}<extra></extra>"
         values = [value if math.isfinite(value) else None for value in _short(middle)]
-        figure.add_trace(
-            Scatter(x=_short(x), y=values, name=name, mode="lines", line=line, hovertemplate=tip, **shared)
-        )
+        figure.add_trace(Scatter(x=_short(x), y=values, name=name, mode=mode, line=line, hovertemplate=tip, **shared))
         end = {"color": colour, "size": 9, "symbol": "circle" if _arrived(result, problem, method) else "x"}
         if end["symbol"] == "circle" or not finite[-1]:
             last = int(np.flatnonzero(finite)[-1])
@@ -76,6 +75,8 @@ def curves(result: Result, problem: str, by: str) -> Figure:
     _layout(figure, result.problems[problem], drawn, target)
     title = AXES[by] + (" (NFE)" if by == "calls" and result.problems[problem].get("kind") == "sample" else "")
     figure.update_xaxes(title_text=title, rangemode="tozero")
+    if by == "bytes":
+        figure.update_xaxes(tickformat="~s", ticksuffix="B")
     return figure
 
 

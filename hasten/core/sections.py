@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from hasten.core import leaderboard, wording
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 RUN_COLUMNS = ("problem", "method", "seed", "status", "steps", "seconds", "calls", "bytes", "best", "memory", "")
 _WIDEST = 16.0
+_SHORT = 16
 _TICKS = (
     (1 / 16, 1 / 4, 1.0, 4.0, 16.0),
     (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0),
@@ -73,7 +75,7 @@ class Scale:
 
     def _spread(self, values: Sequence[float]) -> float:
         places = [self.at(value) for value in values]
-        return min((right - left for left, right in zip(places, places[1:])), default=100.0)
+        return min((right - left for left, right in pairwise(places)), default=100.0)
 
 
 def section(result: Result, problem: str, number: int) -> dict[str, Any]:
@@ -99,6 +101,8 @@ def section(result: Result, problem: str, number: int) -> dict[str, Any]:
         "facts": facts,
         "summary": description.get("summary", ""),
         "metric": metric,
+        "column": f"best {metric}" if len(metric) <= _SHORT else "best value",
+        "heading": f"{metric[:1].upper()}{metric[1:]} on the way",
         "target": target is not None,
         "won": result.winner(problem) is not None,
         "tiles": _tiles(result, problem),
