@@ -17,6 +17,7 @@ from hasten.core.trace import Trace
 
 REACH_SECONDS = 5.0
 POLL_SECONDS = 0.5
+START_SECONDS = 180.0
 
 
 class Remote:
@@ -97,7 +98,7 @@ class RayEngine:
                 pulse = self._ask(flight)
                 if pulse is not None:
                     yield pulse
-                elif monotonic() - flight.heard > self.patience:
+                elif monotonic() - flight.heard > (self.patience if flight.alive else START_SECONDS):
                     del flying[reference]
                     self._kill(flight.actor)
                     message = f"no sign of life for {self.patience:g} s"
@@ -134,8 +135,8 @@ class RayEngine:
             return None
         if count == flight.count:
             return None
-        flight.count, flight.heard = count, monotonic()
-        return Pulse(flight.job, steps, metric)
+        first, flight.count, flight.heard = not flight.alive, count, monotonic()
+        return None if first else Pulse(flight.job, steps, metric)
 
     def _kill(self, actor: Any) -> None:
         if actor in self._pool:
@@ -152,6 +153,11 @@ class _Flight:
         self.heard = monotonic()
         self.count = -1
         self.question: Any = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the actor has answered since the run was handed to it; a new one imports torch first."""
+        return self.count >= 0
 
 
 def _address(name: str) -> str | None:
