@@ -101,11 +101,11 @@ def _download(source: Source, original: Original) -> Path:
     known = original.digest if kind != "git" else None
     try:
         path = Path(pooch.retrieve(original.url, known, fname=original.name, path=pooch.os_cache("hasten")))
-    except Exception as error:
+    except Exception as error:  # the reason is in the message; the chain below pooch is a hundred lines long
         raise DataError(
             f"data for this problem are not on this machine: set HASTEN_DATA to a folder that holds {source.file}, "
             f"or connect to the internet once ({original.url}: {type(error).__name__})"
-        ) from error
+        ) from None
     if known is None and _blob_id(path.read_bytes()) != digest:
         path.unlink()
         raise DataError(
