@@ -53,6 +53,16 @@ class AndersonMixer:
         """Take `u` as the current point instead of the mixed one; the history stays."""
         self._point = u.reshape(-1).clone()
 
+    def clear(self) -> None:
+        """Forget the history and the current point; `start` begins anew."""
+        self._point = None
+        self.reset()
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a current point."""
+        return self._point is not None
+
     @property
     def point(self) -> Tensor:
         """The current point."""

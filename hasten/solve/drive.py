@@ -171,8 +171,7 @@ def _result(watched: _Watched, trace: Trace, message: str) -> SolveResult:
 class _Stationarity(Minimisation):
     """A minimisation measured by its stationarity; the gradient taken for the measurement serves the next step too."""
 
-    _at: Tensor | None = None
-    _known: Tensor | None = None
+    _known: tuple[Tensor, Tensor] | None = None
 
     def gradient(self, x: Tensor) -> Tensor:
         self.calls["gradient"] += 1
@@ -186,9 +185,9 @@ class _Stationarity(Minimisation):
         return float(size) if bool(torch.isfinite(gradient).all()) else math.nan
 
     def _remember(self, x: Tensor) -> Tensor:
-        if self._at is None or self._known is None or not torch.equal(self._at, x):
-            self._at, self._known = x.detach().clone(), self._gradient(x).detach()
-        return self._known
+        if self._known is None or not torch.equal(self._known[0], x):
+            self._known = (x.detach().clone(), self._gradient(x).detach())
+        return self._known[1]
 
 
 def minimize(

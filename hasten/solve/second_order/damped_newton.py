@@ -164,7 +164,7 @@ class ArmijoNewton(DampedNewton):
         check.integer("max_backtrack", self.max_backtrack, 1)
 
     def damp(self, problem: Minimisation, state: NewtonState, direction: Direction) -> NewtonState:
-        value, alpha = float(problem.value(state.x)), 1.0
+        value, alpha = float(finite("the objective", problem.value(state.x))), 1.0
         slack = 4 * torch.finfo(state.x.dtype).eps * abs(value)
         for _ in range(self.max_backtrack):
             if float(problem.value(direction.point(alpha))) <= value - self.c * alpha * direction.decrement**2 + slack:
