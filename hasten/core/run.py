@@ -180,6 +180,7 @@ class _Loop:
     def _record(self, steps: int, seconds: float, state: Any) -> bool:
         value = float(self.instance.metric(state.x))
         self.trace.append(steps, seconds, value, self.instance.calls, self.instance.bytes_sent)
+        self.trace.answer = state.x
         if not math.isfinite(value):
             if steps == 0:
                 raise ProblemError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -19,6 +19,8 @@ class Trace:
         steps, seconds, metric: the columns; seconds count the method only, not the evaluations.
         calls: oracle calls by kind, one column each.
         bytes_sent: bytes over the wire.
+        answer: the method's last answer, in the form that the problem's metric takes; it stays in the process of the
+            run and is not part of the record.
         peak_bytes: most memory held above what was held before the run.
         target: the value that counted as arrived, if any.
     """
@@ -32,6 +34,7 @@ class Trace:
     metric: list[float] = field(default_factory=list)
     bytes_sent: list[int] = field(default_factory=list)
     calls: dict[str, list[int]] = field(default_factory=dict)
+    answer: Any = field(default=None, compare=False, repr=False)
 
     def append(self, steps: int, seconds: float, metric: float, calls: Mapping[str, int], bytes_sent: int) -> None:
         """Add one evaluation."""
@@ -75,7 +78,7 @@ class Trace:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
-        return asdict(self)
+        return {name: value for name, value in vars(self).items() if name != "answer"}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Trace:

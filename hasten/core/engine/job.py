@@ -104,7 +104,9 @@ class Job:
             method = registry.get(self.method).make(**self.hyper)
         except HastenError as error:
             return Trace(status="error", message=str(error), target=self.target)
-        return run(method, problem, self.seed, budget=self.budget, target=self.target, on_record=on_record)
+        trace = run(method, problem, self.seed, budget=self.budget, target=self.target, on_record=on_record)
+        trace.answer = None
+        return trace
 
 
 @cache
