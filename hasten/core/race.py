@@ -230,7 +230,7 @@ class Plan:
     def _local_entries(self) -> bytes:
         """Registry entries that a worker could not import by itself."""
         entries = [registry.entry(lane.contender.card.id) for lane in self.lanes]
-        local = [entry for entry in entries if not entry.module.startswith(("hasten.", "hasten_user_"))]
+        local = [entry for entry in entries if not entry.module.startswith(("hasten.", "hasten_user_", "torch."))]
         return cloudpickle.dumps(local) if local else b""
 
     def execute(self, engine: Engine, store: Store, listener: Listener) -> Result:
