@@ -21,8 +21,8 @@ def _status(key: str) -> int:
     return 0
 
 
-def _settle() -> None:
-    """Give freed memory back, so that what the run takes shows again."""
+def settle() -> None:
+    """Give freed memory back to the system, so that what the next run takes shows again. Takes a tenth of a second."""
     gc.collect()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -38,7 +38,6 @@ class PeakMemory:
     """
 
     def __init__(self) -> None:
-        _settle()
         self._cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()

@@ -14,6 +14,7 @@ import cloudpickle
 
 from hasten.core import catalogue, fingerprint, registry
 from hasten.core.errors import HastenError
+from hasten.core.meter import settle
 from hasten.core.problem import Problem
 from hasten.core.run import Budget, run
 from hasten.core.trace import Trace
@@ -104,6 +105,7 @@ class Job:
             method = registry.get(self.method).make(**self.hyper)
         except HastenError as error:
             return Trace(status="error", message=str(error), target=self.target)
+        settle()
         trace = run(method, problem, self.seed, budget=self.budget, target=self.target, on_record=on_record)
         trace.answer = None
         return trace

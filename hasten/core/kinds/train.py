@@ -24,6 +24,9 @@ class Training(Instance):
         batches: endless iterator of `(input, label)` pairs.
         loss: `loss(model(input), label)` -> 0-dim tensor.
         metric: the network's distance from the goal; not counted.
+
+    Attributes:
+        parameters: those of the network that are trained; renew it after surgery on the network.
     """
 
     kind = "train"
@@ -37,6 +40,7 @@ class Training(Instance):
     ) -> None:
         super().__init__()
         self.model = model
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.batches = batches
         self.loss = loss
         self._metric = metric
@@ -50,7 +54,8 @@ class Training(Instance):
         if fresh or self._batch is None:
             self._batch = next(self.batches)
         inputs, labels = self._batch
-        self.model.zero_grad()
+        for parameter in self.parameters:
+            parameter.grad = None
         with torch.enable_grad():
             loss = self.loss(self.model(inputs), labels)
             loss.backward()
