@@ -30,14 +30,15 @@ def write(result: Result, path: str | Path) -> Path:
     """
     path = check_destination(path)
     text = render(result)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    real = path.resolve()
+    partial = real.with_name(f".{real.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        real.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        partial.replace(real)
     except OSError as error:
         raise StoreError(f"the report cannot be written to {path}: {error.strerror or error}") from error
     finally:
@@ -51,6 +52,8 @@ def check_destination(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if path.is_dir():
         raise InputError(f"report: {path} is a folder; name a file in it, e.g. {path / 'race.html'}")
+    if path.exists() and not path.is_file():
+        raise InputError(f"report: {path} is a device or a pipe; name an ordinary file, e.g. race.html")
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir():
         raise InputError(f"report: {above} is a file, so {path} cannot be made inside it")
