@@ -54,7 +54,7 @@ def curves(result: Result, problem: str, by: str) -> Figure:
             continue
         drawn.append(middle[finite])
         colour, dash = style[method]
-        name = html.escape(result.labels[method])
+        name = html.escape(result.labels[method], quote=False)
         shared: dict[str, Any] = {"legendgroup": method, "visible": True if place < _SHOWN else "legendonly"}
         banded = finite & np.isfinite(low) & np.isfinite(high)
         if banded.sum() > 1 and (high[banded] > low[banded]).any():
@@ -88,7 +88,7 @@ def profile(result: Result, by: str) -> Figure:
     edge = max(2.0, *(1.3 * float(tau) for tau in table.index))
     for method in result.methods:
         colour, dash = style[method]
-        name = html.escape(result.labels[method])
+        name = html.escape(result.labels[method], quote=False)
         share = [*table[method], table[method].iloc[-1]]
         line = {"color": colour, "width": 2.4, "dash": dash, "shape": "hv"}
         tip = f"{name}<br>%{{y:.0%}} within %{{x:.2f}}×<extra></extra>"
@@ -143,7 +143,7 @@ def _spread(runs: Sequence[Scored], by: str) -> tuple[Floats, Floats, Floats, Fl
 
 def _layout(figure: Figure, description: dict[str, Any], drawn: list[Floats], target: float | None) -> None:
     figure.update_layout(template="none", hovermode="closest", legend={"tracegroupgap": 0})
-    figure.update_yaxes(title_text=html.escape(description.get("measures") or "metric"))
+    figure.update_yaxes(title_text=html.escape(description.get("measures") or "metric", quote=False))
     starts = [values[0] for values in drawn]
     lowest = [values.min() for values in drawn] + ([] if target is None else [target])
     if drawn:
