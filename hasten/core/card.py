@@ -107,7 +107,7 @@ class Card:
     def code(self, hyper: Mapping[str, Any] | None = None) -> str:
         """The code that uses this method, with `hyper` filled in."""
         arguments = "".join(f", {key}={_literal(value)}" for key, value in (hyper or {}).items())
-        return self.use.replace("{hyper}", arguments)
+        return self.use.replace("({hyper}", f"({arguments[2:]}").replace("{hyper}", arguments)
 
     def load(self) -> Any:
         """What users hold: the optimizer class, the solver class, the sampler function, ..."""

@@ -28,7 +28,7 @@ from hasten.solve.minimax.extragradient import ExtragradientMethod, GameState
         kinds=("saddle",),
         search_space={"lr": LogReal(1e-2, 1.0)},
         use="from hasten.solve import saddle_point\n\n"
-        'result = saddle_point(F, z0, method="accelerated-optimistic-gradient"{hyper})',
+        'result = saddle_point(F, z0, method="accelerated-optimistic-gradient", lipschitz=L{hyper})',
     )
 )
 @dataclass(frozen=True)

@@ -111,7 +111,8 @@ class ExtragradientMethod(Solver[Saddle, GameState]):
         when="The safe default on monotone games when operator calls are cheap.",
         kinds=("saddle",),
         search_space={"lr": LogReal(1e-2, 1.0)},
-        use='from hasten.solve import saddle_point\n\nresult = saddle_point(F, z0, method="extragradient"{hyper})',
+        use="from hasten.solve import saddle_point\n\n"
+        'result = saddle_point(F, z0, method="extragradient", lipschitz=L{hyper})',
     )
 )
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ class Extragradient(ExtragradientMethod):
         when="Monotone games with expensive operators.",
         kinds=("saddle",),
         search_space={"lr": LogReal(1e-2, 1.0)},
-        use='from hasten.solve import saddle_point\n\nresult = saddle_point(F, z0, method="past-extragradient"{hyper})',
+        use="from hasten.solve import saddle_point\n\n"
+        'result = saddle_point(F, z0, method="past-extragradient", lipschitz=L{hyper})',
     )
 )
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class PastExtragradient(ExtragradientMethod):
         kinds=("saddle",),
         search_space={"lr": LogReal(1e-2, 1.0)},
         use="from hasten.solve import saddle_point\n\n"
-        'result = saddle_point(F, z0, method="optimistic-gradient"{hyper})',
+        'result = saddle_point(F, z0, method="optimistic-gradient", lipschitz=L{hyper})',
     )
 )
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ class OptimisticGradient(ExtragradientMethod):
         kinds=("saddle",),
         search_space={"lr": LogReal(1e-2, 1.0)},
         use="from hasten.solve import saddle_point\n\n"
-        'result = saddle_point(F, z0, method="extra-anchored-gradient"{hyper})',
+        'result = saddle_point(F, z0, method="extra-anchored-gradient", lipschitz=L{hyper})',
     )
 )
 @dataclass(frozen=True)
