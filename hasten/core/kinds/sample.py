@@ -143,6 +143,7 @@ def sampling(
 
     options.setdefault("measures", "samples" if metric else "RMS distance to the exact samples")
     options.setdefault("baseline", "diffusion.ddim")
+    options.setdefault("cost", "calls")
     options.setdefault("budget", rungs[-1])
     return Problem(name=name, kind=Sampling.kind, build=build, **options)
 
