@@ -53,10 +53,10 @@ def quadratic(dim: int = 50, cond: float = 100.0, noise: float = 0.0, rotated: b
         )
 
     return Problem(
-        "quadratic",
-        "minimise",
-        build,
-        "objective gap",
+        name="quadratic",
+        kind="minimise",
+        build=build,
+        measures="objective gap",
         target=1.0 if noise else 1e-6,
         budget=2000,
         every=1,
@@ -89,10 +89,10 @@ def rosenbrock(dim: int = 2) -> Problem:
         return Minimisation(value, start, gradient=gradient, minimum=0.0, generator=torch.Generator().manual_seed(seed))
 
     return Problem(
-        "rosenbrock",
-        "minimise",
-        build,
-        "objective gap",
+        name="rosenbrock",
+        kind="minimise",
+        build=build,
+        measures="objective gap",
         target=1e-4,
         budget=5000,
         every=1,

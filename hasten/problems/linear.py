@@ -96,7 +96,16 @@ def logistic_regression(
             generator=torch.Generator().manual_seed(seed),
         )
 
-    return Problem(name, "minimise", build, "objective gap", target, budget, every, summary)
+    return Problem(
+        name=name,
+        kind="minimise",
+        build=build,
+        measures="objective gap",
+        target=target,
+        budget=budget,
+        every=every,
+        summary=summary,
+    )
 
 
 @cache
@@ -195,10 +204,10 @@ def diabetes_lasso(strength: float = 0.1) -> Problem:
         )
 
     return Problem(
-        "diabetes-lasso",
-        "minimise",
-        build,
-        "objective gap",
+        name="diabetes-lasso",
+        kind="minimise",
+        build=build,
+        measures="objective gap",
         target=1e-6,
         budget=1000,
         every=1,

@@ -138,7 +138,7 @@ def stdlib_lm(width: int = 64, depth: int = 2, context: int = 64, batch: int = 1
         batch: windows per step.
     """
     return language_model(
-        "stdlib-lm", stdlib_text, width, depth, context, batch, 2.2, f"byte GPT {depth}x{width} on Python's own source"
+        "stdlib-lm", stdlib_text, width, depth, context, batch, 2.25, f"byte GPT {depth}x{width} on Python's own source"
     )
 
 
