@@ -197,10 +197,7 @@ def method_page(card: Card, claims: Sequence[Claim]) -> str:
         "## Evidence",
     ]
     if not claims:
-        blocks.append(
-            "No claim is made for this method; it serves as a baseline." if card.paper_id is None else "None."
-        )
-    machines = Machines(claims)
+        blocks.append("No claim is made for it: it is a baseline." if card.paper_id is None else "No claim yet.")
     for made in in_order(claims):
         found = f"{figure(made.measured)}, {made.verdict}" if made.measured is not None else "not run"
         stale = "" if made.measured is None or made.current else " (the code has changed since)"
@@ -289,6 +286,8 @@ def write() -> None:
 
 def on_config(config: Any) -> Any:
     """MkDocs hook: put the method pages below `Methods`."""
+    if not METHODS.is_dir():
+        write()
     sections: list[Any] = ["methods/index.md"]
     for family in sorted(path for path in METHODS.iterdir() if path.is_dir()):
         pages = [{page.stem: f"methods/{family.name}/{page.name}"} for page in sorted(family.glob("*.md"))]
