@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from hasten.core.card import Card
-from hasten.core.errors import DivergedError, InputError, unknown
+from hasten.core.errors import DivergedError, InputError, MismatchError, unknown
+from hasten.core.kinds.minimise import Minimisation
 from hasten.core.method import Method, P, S
 from hasten.core.registry import entry, register
 
@@ -66,6 +67,16 @@ def start(x0: Any, name: str = "x0") -> Tensor:
         got = f"{x0.dtype}" if isinstance(x0, Tensor) else type(x0).__name__
         raise InputError(f"{name} must be a tensor of float64 or float32, got {got}; convert it, e.g. {name}.double()")
     return finite(name, x0.detach().clone())
+
+
+def require_smooth(problem: Minimisation, card: Card) -> None:
+    """Refuse a problem with a nonsmooth term, for methods that would silently ignore it.
+
+    Raises:
+        MismatchError: the problem has a proximal map.
+    """
+    if "prox" in problem.offers():
+        raise MismatchError(f"{card.id} ignores the problem's nonsmooth term; take proximal-gradient or fista")
 
 
 def finite(name: str, value: Tensor) -> Tensor:

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from hasten.core import check
 from hasten.core.card import Card, Choice, LogReal
-from hasten.core.errors import MismatchError
 from hasten.core.kinds.minimise import Minimisation
-from hasten.solve.base import Solver, finite, solver, start
+from hasten.solve.base import Solver, finite, require_smooth, solver, start
 
 
 @dataclass
@@ -54,8 +53,8 @@ class GradientMethod(Solver[Minimisation, GradientState]):
             check.positive("lr", self.lr)
 
     def init(self, problem: Minimisation, generator: torch.Generator) -> GradientState:
-        if not self.composite and "prox" in problem.offers():
-            raise MismatchError(f"{self.card.id} ignores the nonsmooth term; take proximal-gradient or fista")
+        if not self.composite:
+            require_smooth(problem, self.card)
         x = start(problem.x0)
         return GradientState(x, x, float(self.lr) if self.lr is not None else 1.0)
 

@@ -221,7 +221,7 @@ class _ICP(Solver[Registration, ICPState]):
         clouds = Clouds(_double("source", source), _double("target", target), normals=normals)
         begin = None if init is None else _double("init", init)
         instance = Registration(clouds, begin)
-        problem = Problem("registration", Registration.kind, lambda seed: instance, measures="rigid RMSE")
+        problem = Problem("registration", Registration.kind, lambda seed: instance, every=self.max_iter)
         result: SolveResult = solve(problem, self, max_iter=self.max_iter)
         if result.status == -1:
             raise InputError(f"registration failed: {result.message}")

@@ -14,7 +14,7 @@ from hasten.core.card import Card, Choice, LogReal, Real
 from hasten.core.errors import InputError
 from hasten.core.kinds.minimise import Minimisation
 from hasten.numerics.linear import cholesky, cholesky_solve
-from hasten.solve.base import Solver, finite, solver, start
+from hasten.solve.base import Solver, finite, require_smooth, solver, start
 
 _PAPER = "Damped Newton Method with Near-Optimal Global O(k^-3) Convergence Rate"
 _AUTHORS = "S. Hanzely, F. Abdukhakimov, M. Takac"
@@ -66,6 +66,7 @@ class DampedNewton(Solver[Minimisation, NewtonState]):
     """
 
     def init(self, problem: Minimisation, generator: torch.Generator) -> NewtonState:
+        require_smooth(problem, self.card)
         x = start(problem.x0)
         return NewtonState(x, finite("the gradient", problem.gradient(x)))
 
