@@ -60,11 +60,10 @@ def figure(value: float) -> str:
 
 def paper(card: Card) -> str:
     """First author and year, linked to arXiv where the paper is there."""
-    names = re.split(r",|;|&| and ", card.authors)
-    first = names[0].split()[-1]
-    if len(names) > 1 or "et al" in card.authors:
-        first = f"{names[0].removesuffix('et al.').split()[-1]} et al."
-    text = cell(f"{first} {card.year}")
+    names = [name.strip() for name in re.split(r",|;|&| and |et al\.?", card.authors) if name.strip()]
+    last = [name.split()[-1] for name in names]
+    several = len(names) > 2 or "et al" in card.authors
+    text = cell(f"{f'{last[0]} et al.' if several else ' & '.join(last)} {card.year}")
     return f"[{text}](https://arxiv.org/abs/{card.arxiv})" if card.arxiv else text
 
 
@@ -109,8 +108,10 @@ def row(made: Claim, machines: Machines) -> list[str]:
 
 
 def tally(claims: Iterable[Claim]) -> str:
-    """How many were reproduced, of how many that were measured."""
+    """How many were reproduced, of how many that were measured; empty if none was."""
     measured = [made for made in claims if made.measured is not None]
+    if not measured:
+        return ""
     held = sum(made.verdict == "reproduced" for made in measured)
     return f"{held} of {len(measured)}"
 
@@ -175,6 +176,12 @@ def span(values: Range) -> str:
     return f"{values.low:g} to {values.high:g}{', log scale' if values.log else ''}"
 
 
+def facts_table(facts: Sequence[tuple[str, str]]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Head and rows of a table of facts, the first of them as its head; empty ones are left out."""
+    first, *rest = (fact for fact in facts if fact[1])
+    return first, rest
+
+
 def method_page(card: Card, claims: Sequence[Claim]) -> str:
     """A method: its card, its evidence, its reference."""
     source = f"{cell(card.authors)} ({card.year})"
@@ -190,7 +197,7 @@ def method_page(card: Card, claims: Sequence[Claim]) -> str:
     blocks = [
         f"# {cell(card.name)}",
         cell(card.summary),
-        table(("", ""), facts),
+        table(*facts_table(facts)),
         "## Use",
         f"```python\n{card.code()}\n```",
         f"```console\n$ hasten show {card.id}\n```",
@@ -209,7 +216,7 @@ def method_page(card: Card, claims: Sequence[Claim]) -> str:
             ("machine", cell(machine(made.evidence.machine)) if made.evidence else ""),
             ("note", cell(made.note)),
         ]
-        blocks += [f"### {cell(made.name)}", cell(made.statement), table(("", ""), [fact for fact in facts if fact[1]])]
+        blocks += [f"### {cell(made.name)}", cell(made.statement), table(*facts_table(facts))]
     blocks += ["## Reference", reference(card)]
     return join(*blocks) + "\n"
 
@@ -238,7 +245,7 @@ def index_page(cards: Sequence[Card], claims: Sequence[Claim]) -> str:
         for card in own:
             made = [entry for entry in claims if entry.method == card.id]
             link = f"[{cell(card.name)}]({card.family}/{card.name}.md)"
-            rows.append([link, cell(card.summary), cell(card.when), tally(made) if made else "", paper(card)])
+            rows.append([link, cell(card.summary), cell(card.when), tally(made), paper(card)])
         if own:
             columns = ("method", "what it does", "when to prefer it", "claims reproduced", "paper")
             blocks += [f"## {FAMILIES.get(family, family)}", table(columns, rows)]
