@@ -43,7 +43,7 @@ class TernGrad(FederatedMethod):
         worker i sends t_i = sign(g_i) Bernoulli(|g_i|/s), the server the integers sum_i t_i
         m <- momentum m + (s/n) sum_i t_i,   x <- x - lr m   on every worker
 
-    Unbiased for the clamped gradient. Workers hold equal copies of x, so x never travels. Tensors of one entry and
+    Unbiased for the clamped gradient; g_i carries the factor n w_i where clients have unequal shares w_i. Workers hold equal copies of x, so x never travels. Tensors of one entry and
     those named in `skip` travel in full precision.
 
     Args:
@@ -53,7 +53,7 @@ class TernGrad(FederatedMethod):
         skip: names of tensors to leave alone, `last` for the last weight and bias.
 
     Raises:
-        InputError: a name in `skip` that the problem's model does not have, or clients of unequal weight.
+        InputError: a name in `skip` that the problem's model does not have.
     """
 
     card = CARD
@@ -73,8 +73,6 @@ class TernGrad(FederatedMethod):
         self.skip = tuple(skip)
 
     def start(self, wire: Wire, x0: Tensor) -> tuple[Server, Any]:
-        if float(wire.weights.max() - wire.weights.min()) > 1e-3 / wire.n:
-            raise InputError("TernGrad sums integers of equal weight; this problem's clients have unequal weights")
         names = list(wire.problem.tensors)
         skip = {*self.skip, *(names[-2:] if "last" in self.skip else ())} - {"last"}
         if skip - set(names):
@@ -87,7 +85,7 @@ class TernGrad(FederatedMethod):
         codec: Ternary = server["codec"]
 
         def differentiate(one: Client, x: Tensor, _: Any) -> tuple[Tensor, Tensor]:
-            g = one.gradient(x)
+            g = (one.problem.n * one.weight) * one.gradient(x)
             return codec.scales(g), g
 
         def ternarise(one: Client, scale: Tensor, g: Tensor) -> tuple[Payload, Tensor]:

@@ -6,9 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree
 
 from hasten.core import check
@@ -51,26 +50,31 @@ class Payload:
             raise InputError("this payload has no codec; its receiver must interpret the parts itself")
         return self.codec.decompress(self)
 
-    def to_bytes(self) -> bytes:
-        """The bytes of one message, or of stacked ones in order."""
+    def to_tensor(self) -> Tensor:
+        """The bytes of each message, uint8 `[messages, nbytes of one]`, on the device of the parts."""
         columns = []
         for name, bits in self.bits:
-            tensor = self.parts[name].detach().cpu()
-            rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.numel() else tensor.reshape(0, tensor.shape[-1])
-            columns.append(_pack(rows, bits))
-        return np.concatenate(columns, axis=1).tobytes() if columns else b""
+            tensor = self.parts[name].detach()
+            columns.append(_pack(tensor.reshape(-1, tensor.shape[-1]), bits))
+        return torch.cat(columns, dim=1)
 
-    def from_bytes(self, data: bytes, messages: int | None = None) -> Payload:
-        """Inverse of `to_bytes`, for messages of the same form as this one, stacked if `messages` is given."""
+    def to_bytes(self) -> bytes:
+        """The bytes of one message, or of stacked ones in order."""
+        return self.to_tensor().cpu().numpy().tobytes()
+
+    def from_tensor(self, table: Tensor) -> Payload:
+        """Inverse of `to_tensor`, for stacked messages of the same form as this one."""
         sizes = [_size(self.parts[name].shape[-1], bits) for name, bits in self.bits]
-        table = np.frombuffer(data, dtype=np.uint8).reshape(messages or 1, sum(sizes))
-        parts, start = {}, 0
-        for (name, bits), size in zip(self.bits, sizes):
-            like = self.parts[name]
-            rows = _unpack(table[:, start : start + size], like.shape[-1], bits, like.dtype)
-            parts[name] = (rows if messages is not None else rows[0]).to(like.device)
-            start += size
+        parts = dict(self.parts)
+        for (name, bits), column in zip(self.bits, table.split(sizes, dim=1)):
+            parts[name] = _unpack(column, self.parts[name].shape[-1], bits, self.parts[name].dtype)
         return Payload(parts, self.bits, self.codec, self.dim, self.dtype)
+
+    def from_bytes(self, data: bytes) -> Payload:
+        """Inverse of `to_bytes`, for one message of the same form as this one."""
+        rows = self.from_tensor(torch.frombuffer(bytearray(data), dtype=torch.uint8).unsqueeze(0)).parts
+        parts = {name: rows[name][0] for name, _ in self.bits}
+        return Payload(self.parts | parts, self.bits, self.codec, self.dim, self.dtype)
 
 
 def payload(codec: Codec | None, v: Tensor, bits: dict[str, int] | None = None, **parts: Tensor) -> Payload:
@@ -188,17 +192,18 @@ def _size(entries: int, bits: int) -> int:
     return (entries * bits + 7) // 8
 
 
-def _pack(rows: Tensor, bits: int) -> np.ndarray:
-    """Each row as whole bytes, `[messages, bytes]`."""
+def _pack(rows: Tensor, bits: int) -> Tensor:
+    """Each row as whole bytes, uint8 `[messages, bytes]`, lowest bit first."""
     if bits == 8 * rows.element_size():
-        raw = rows.contiguous().view(torch.uint8) if rows.numel() else rows.new_zeros(rows.shape, dtype=torch.uint8)
-        return raw.reshape(len(rows), -1).numpy()
-    planes = (rows.to(torch.int64).unsqueeze(-1) >> torch.arange(bits)) & 1
-    return np.packbits(planes.to(torch.uint8).flatten(1).numpy(), axis=1, bitorder="little")
+        return rows.contiguous().view(torch.uint8)
+    planes = (rows.to(torch.int64).unsqueeze(-1) >> torch.arange(bits, device=rows.device)) & 1
+    planes = nn.functional.pad(planes.flatten(1), (0, -rows.shape[1] * bits % 8)).unflatten(1, (-1, 8))
+    return (planes << torch.arange(8, device=rows.device)).sum(-1).to(torch.uint8)
 
 
-def _unpack(table: np.ndarray, entries: int, bits: int, dtype: torch.dtype) -> Tensor:
+def _unpack(table: Tensor, entries: int, bits: int, dtype: torch.dtype) -> Tensor:
     if bits == 8 * dtype.itemsize:
-        return torch.from_numpy(np.array(table, order="C")).view(dtype).reshape(len(table), entries)
-    planes = np.unpackbits(table, axis=1, count=entries * bits, bitorder="little").reshape(len(table), entries, bits)
-    return (torch.from_numpy(planes.astype(np.int64)) << torch.arange(bits)).sum(-1).to(dtype)
+        return table.clone().view(dtype)
+    planes = (table.unsqueeze(-1).to(torch.int64) >> torch.arange(8, device=table.device)) & 1
+    planes = planes.flatten(1)[:, : entries * bits].unflatten(1, (entries, bits))
+    return (planes << torch.arange(bits, device=table.device)).sum(-1).to(dtype)

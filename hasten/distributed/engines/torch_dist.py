@@ -44,17 +44,16 @@ class DistWire(Wire):
     def _exchange(self, stacked: Payload) -> Payload:
         owners = self.clients % self.world
         counts = torch.bincount(owners, minlength=self.world).tolist()
-        row = stacked.nbytes // len(self.mine)
-        mine = b"" if self._idle else stacked.to_bytes()
-        buffer = torch.zeros(max(counts) * row, dtype=torch.uint8)
-        buffer[: len(mine)] = torch.frombuffer(bytearray(mine), dtype=torch.uint8) if mine else buffer[:0]
+        mine = stacked.to_tensor()
+        hosted = 0 if self._idle else len(mine)
+        buffer = mine.new_zeros(max(counts), mine.shape[1])
+        buffer[:hosted] = mine[:hosted]
         received = [torch.empty_like(buffer) for _ in range(self.world)]
         dist.all_gather(received, buffer, group=self.group)
-        self.problem.up_bytes += len(mine)
-        self.problem.down_bytes += sum(counts) * row - len(mine)
+        self.problem.up_bytes += hosted * mine.shape[1]
+        self.problem.down_bytes += (len(self.clients) - hosted) * mine.shape[1]
         order = torch.cat([(owners == rank).nonzero()[:, 0] for rank in range(self.world)]).argsort()
-        data = torch.cat([part[: count * row] for part, count in zip(received, counts)]).view(-1, row)[order]
-        return stacked.from_bytes(data.numpy().tobytes(), len(self.clients))
+        return stacked.from_tensor(torch.cat([part[:count] for part, count in zip(received, counts)])[order])
 
 
 class DistEngine(Engine):
