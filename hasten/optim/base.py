@@ -1,0 +1,328 @@
+"""What every optimizer of this family shares: a rule is a short function, everything around it is here."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, TypedDict
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from hasten.core import check
+from hasten.core.errors import DivergedError, EngineError, InputError
+from hasten.optim import backends
+from hasten.optim.layout import Batch, real, work_dtype
+
+ON_NONFINITE = ("raise", "skip", "ignore")
+
+
+class Options(TypedDict, total=False):
+    """Arguments that every rule takes.
+
+    Attributes:
+        maximize: climb instead of descend.
+        backend: `eager`, `compile` (one loop made by the compiler, on first use) or `auto` (eager at first,
+            compiled once enough work was done to pay for it).
+        on_nonfinite: what an infinite or NaN gradient does: `raise` `NonFiniteGradientError` before anything is
+            changed, `skip` the whole step, or `ignore` it.
+    """
+
+    maximize: bool
+    backend: str
+    on_nonfinite: str
+
+
+class NonFiniteGradientError(DivergedError):
+    """A gradient holds infinite or NaN entries; nothing was changed."""
+
+
+class RuleOptimizer(Optimizer):
+    """A `torch.optim.Optimizer` made from a rule.
+
+    A subclass names its state in `buffers`, gives the numbers of a step in `scalars` and the update in `update`:
+
+        class SignSGD(RuleOptimizer):
+            buffers = ("exp_avg",)
+
+            def __init__(self, params, lr=1e-3, beta=0.9, weight_decay=0.0, **options: Unpack[Options]):
+                super().__init__(params, {"lr": lr, "beta": beta, "weight_decay": weight_decay}, **options)
+
+            def scalars(self, group, t):
+                return {**self.decay(group), "lr": group["lr"], "beta": group["beta"]}
+
+            @staticmethod
+            def update(p, g, exp_avg, *, lr, beta):
+                ema_(exp_avg, g, beta)
+                axpy_(p, -lr, exp_avg.sign())
+
+    The rule is told apart by `whole_tensor`. An elementwise rule (False) may be given any stretch of any tensors as
+    one vector. A whole-tensor rule (True) is given stacks (B, ...) of tensors of one shape, and must treat the
+    members of the stack separately: reduce over `range(1, p.ndim)`, multiply matrices batched.
+
+    State is kept in float32 for float16 and bfloat16 parameters, and the arithmetic is done in that precision.
+
+    Attributes:
+        buffers: names of the state tensors per parameter, zero at first and shaped like the parameter; override
+            `shapes` for other shapes or for state that depends on options, and `start` for other first values.
+        whole_tensor: see above.
+        static: names of numbers from `scalars` that select code, so that a compiled step is made for each value.
+        skipped: steps left out under `on_nonfinite="skip"`.
+    """
+
+    buffers: ClassVar[tuple[str, ...]] = ()
+    whole_tensor: ClassVar[bool] = False
+    static: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        params: Any,
+        defaults: Mapping[str, Any],
+        *,
+        maximize: bool = False,
+        backend: str = "auto",
+        on_nonfinite: str = "ignore",
+    ) -> None:
+        self.backend = check.one_of("backend", backend, backends.BACKENDS)
+        self.on_nonfinite = check.one_of("on_nonfinite", on_nonfinite, ON_NONFINITE)
+        self.skipped = 0
+        self._layouts: dict[int, tuple[list[Tensor], list[Batch]]] = {}
+        super().__init__(params, {**defaults, "maximize": maximize})
+
+    # What a rule says of itself
+
+    def scalars(self, group: Mapping[str, Any], t: int) -> dict[str, Any]:
+        """Keyword arguments of `update` for step `t` (from 1); `group` holds the options, learning rate as float.
+
+        Numbers may change from step to step; None, bools and strings select code. Three names are served before
+        `update`: `keep` multiplies the parameters, `l2` times the parameters is added to the gradient (`decay` makes
+        these two), `maximize` turns the gradient round.
+        """
+        return {}
+
+    @staticmethod
+    def update(p: Tensor, g: Tensor, **state: Any) -> None:
+        """Change the parameters `p` and the state in place; `g` is the gradient and must not be changed."""
+        raise NotImplementedError
+
+    def shapes(self, group: Mapping[str, Any], shape: torch.Size) -> dict[str, tuple[int, ...]]:
+        """State tensors of a parameter of this shape, and their shapes."""
+        return dict.fromkeys(self.buffers, tuple(shape))
+
+    def start(self, group: Mapping[str, Any], param: Tensor, state: dict[str, Any]) -> None:
+        """Set state that does not start at zero; called once per parameter, before its first step."""
+
+    def together(
+        self, group: dict[str, Any], params: Sequence[Tensor], grads: Sequence[Tensor], states: Sequence[Any], t: int
+    ) -> Mapping[str, float | Tensor]:
+        """Numbers for `update` that need the whole group at once, e.g. norms; called before every step.
+
+        Args:
+            group: the group; what a rule keeps here by name is saved with the optimizer.
+            params, grads: all tensors of the group that take this step (as they are; complex ones as pairs).
+            states: their state, in the same order.
+            t: number of the step, from 1.
+        """
+        return {}
+
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Raise `InputError` for options outside their range; called for every group that is added."""
+
+    def decay(self, group: Mapping[str, Any], *, coupled: bool = False) -> dict[str, float]:
+        """Weight decay: decoupled `p <- p * (1 - lr * weight_decay)` before the update, or added to the gradient."""
+        if not group["weight_decay"]:
+            return {}
+        if coupled:
+            return {"l2": float(group["weight_decay"])}
+        return {"keep": 1.0 - group["lr"] * group["weight_decay"]}
+
+    # torch.optim.Optimizer
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with options of their own."""
+        super().add_param_group(param_group)
+        try:
+            self._check(self.param_groups[-1])
+        except InputError:
+            self.param_groups.pop()
+            raise
+
+    def _check(self, group: dict[str, Any]) -> None:
+        for index, param in enumerate(group["params"]):
+            if not (param.is_floating_point() or param.is_complex()):
+                raise InputError(f"{self._label(group, index)} is of type {param.dtype}; only real and complex train")
+            if param.layout != torch.strided:
+                raise InputError(f"{self._label(group, index)} has layout {param.layout}; make it dense first")
+        if "lr" in group and group["lr"] is not None:
+            check.nonnegative("lr", group["lr"])
+        if "weight_decay" in group:
+            check.nonnegative("weight_decay", group["weight_decay"])
+        if "eps" in group and not isinstance(group["eps"], tuple):
+            check.nonnegative("eps", group["eps"])
+        for index, beta in enumerate(group.get("betas", ())):
+            check.fraction(f"betas[{index}]", beta)
+        self.check_group(group)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Take one step; `closure` computes the loss and the gradients anew, and its value is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        work = [(batch, self._gradients(batch)) for batch in self._batches()]
+        if self.on_nonfinite != "ignore" and not self._finite(work):
+            self.skipped += 1
+            return loss
+        for batch, grads in work:
+            self._advance(batch, grads)
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """State and options, as `torch.optim.Optimizer` has them; continues bit for bit after `load_state_dict`."""
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over state and options; the state keeps its own precision and shares no memory with `state_dict`."""
+        seen: dict[str, Any] = {}
+        handle = self.register_load_state_dict_pre_hook(lambda _, final: seen.update(final))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        saved = [index for group in seen["param_groups"] for index in group["params"]]
+        params = [param for group in self.param_groups for param in group["params"]]
+        for index, param in zip(saved, params):
+            for name, value in seen["state"].get(index, {}).items():
+                if isinstance(value, Tensor):
+                    self.state[param][name] = value.detach().to(param.device, copy=True)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._layouts = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"backend": self.backend, "on_nonfinite": self.on_nonfinite, "skipped": self.skipped}
+        return {**super().__getstate__(), **own}
+
+    # How a step is made
+
+    def _batches(self) -> Iterable[Batch]:
+        for index, group in enumerate(self.param_groups):
+            active = [param for param in group["params"] if param.grad is not None]
+            if not active:
+                continue
+            known, batches = self._layouts.get(index, ((), ()))
+            same = len(known) == len(active) and all(map(operator.is_, known, active))
+            if not same or not all(batch.group is group and batch.intact() for batch in batches):
+                batches = self._lay_out(group, active)
+                self._layouts[index] = (active, batches)
+            yield from batches
+
+    def _lay_out(self, group: dict[str, Any], active: list[Tensor]) -> list[Batch]:
+        found: dict[Any, Batch] = {}
+        options = self._options(group)
+        for param in active:
+            if param.numel() == 0:
+                continue
+            self._refuse(group, param)
+            state = self.state[param]
+            if not state:
+                state["step"] = 0
+                seen = real(param)
+                for name, shape in self.shapes(options, seen.shape).items():
+                    dtype = work_dtype(param.dtype)
+                    like = shape == tuple(seen.shape)
+                    empty = torch.empty_like if like else seen.new_empty
+                    state[name] = empty(seen if like else shape, dtype=dtype).zero_()  # type: ignore[arg-type]
+                self.start(options, seen, state)
+            names = tuple(self.shapes(options, real(param).shape))
+            key = (state["step"], param.dtype, param.device, names)
+            batch = found.setdefault(key, Batch(group, names, [], []))
+            batch.params.append(param)
+            batch.states.append(state)
+        for batch in found.values():
+            batch.lay_out(self.whole_tensor)
+        return list(found.values())
+
+    def _gradients(self, batch: Batch) -> list[Tensor]:
+        grads = [param.grad for param in batch.params]
+        for param, grad in zip(batch.params, grads):
+            if grad.layout is not torch.strided:  # type: ignore[union-attr]
+                self._refuse(batch.group, param)
+        return grads  # type: ignore[return-value]
+
+    def _refuse(self, group: dict[str, Any], param: Tensor) -> None:
+        grad = param.grad
+        if grad is not None and grad.layout != torch.strided:
+            index = next(i for i, other in enumerate(group["params"]) if other is param)
+            raise InputError(
+                f"{type(self).__name__} does not take sparse gradients, and that of {self._label(group, index)} is "
+                f"{grad.layout}; build the layer with sparse=False, or give it to torch.optim.SparseAdam"
+            )
+
+    def _finite(self, work: Sequence[tuple[Batch, list[Tensor]]]) -> bool:
+        for batch, grads in work:
+            norms = torch._foreach_norm(grads)  # pyright: ignore[reportPrivateImportUsage]
+            if bool(torch.isfinite(torch.stack(list(norms)).sum())):
+                continue
+            for param, grad in zip(batch.params, grads):
+                if bool(torch.isfinite(grad).all()):
+                    continue
+                if self.on_nonfinite == "skip":
+                    return False
+                index = next(i for i, other in enumerate(batch.group["params"]) if other is param)
+                raise NonFiniteGradientError(
+                    f"the gradient of {self._label(batch.group, index)} has infinite or NaN entries; nothing was "
+                    "changed. Lower the learning rate, clip gradients, or choose on_nonfinite='skip'"
+                )
+        return True
+
+    def _advance(self, batch: Batch, grads: list[Tensor]) -> None:
+        options = self._options(batch.group)
+        t = batch.t
+        members = [real(param) for param in batch.params] if batch.params[0].is_complex() else batch.params
+        values = {**self.scalars(options, t), "maximize": batch.group["maximize"]}
+        if type(self).together is not RuleOptimizer.together:
+            seen = [real(grad) for grad in grads] if members is not batch.params else grads
+            values.update(self.together(batch.group, members, seen, batch.states, t))
+        update = type(self).update
+        compiling = self._compiles(batch, t)
+        varying, fixed = backends.split(values, self.static) if compiling else ({}, {})
+        packed = backends.numbers(varying, members[0].device) if compiling else None
+        start = 0
+        for tile in batch.tiles:
+            stop = start + len(tile.params)
+            param, grad = tile.gather(tile.params), tile.gather(grads[start:stop])
+            start = stop
+            if compiling:
+                step = backends.compiled(update, tile, param, varying, fixed)
+                step(param, grad, list(tile.buffers.values()), packed)
+            else:
+                backends.run_eager(update, tile, param, grad, values)
+            tile.scatter(param)
+        for state in batch.states:
+            state["step"] = t
+
+    def _compiles(self, batch: Batch, t: int) -> bool:
+        if self.backend == "eager" or (self.backend == "auto" and t * batch.numel < backends.PAYS_AFTER):
+            return False
+        missing = backends.compiler_missing(batch.params[0].device.type)
+        if missing and self.backend == "compile":
+            raise EngineError(f"backend='compile' is not possible: {missing}")
+        return not missing
+
+    @staticmethod
+    def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: value.item() if isinstance(value, Tensor) else value
+            for name, value in group.items()
+            if name != "params"
+        }
+
+    def _label(self, group: Mapping[str, Any], index: int) -> str:
+        if "param_names" in group:
+            return f"parameter {group['param_names'][index]!r}"
+        place = next((i for i, other in enumerate(self.param_groups) if other is group), len(self.param_groups))
+        return f"parameter {index} of group {place}, shaped {tuple(group['params'][index].shape)},"

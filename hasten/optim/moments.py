@@ -1,0 +1,63 @@
+"""In-place pieces that update rules are written with, for tensors and for scalars that may be 0-dim tensors.
+
+On the eager backend per-step scalars are Python floats and each piece is one or two fused calls of ATen; in a
+compiled step they are 0-dim tensors, and each piece is plain arithmetic that the compiler fuses into one loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Scalar = float | Tensor
+
+
+def ema_(average: Tensor, x: Tensor, beta: Scalar) -> Tensor:
+    """`average <- beta * average + (1 - beta) * x`."""
+    if isinstance(beta, Tensor):
+        return average.add_((x - average) * (1 - beta))
+    return average.lerp_(x, 1 - beta)
+
+
+def ema_square_(average: Tensor, x: Tensor, beta: Scalar) -> Tensor:
+    """`average <- beta * average + (1 - beta) * x^2`."""
+    if isinstance(beta, Tensor):
+        return average.mul_(beta).add_(x * x * (1 - beta))
+    return average.mul_(beta).addcmul_(x, x, value=1 - beta)
+
+
+def axpy_(y: Tensor, a: Scalar, x: Tensor) -> Tensor:
+    """`y <- y + a * x`."""
+    if isinstance(a, Tensor):
+        return y.add_(a * x)
+    return y.add_(x, alpha=a)
+
+
+def add_ratio_(y: Tensor, a: Scalar, numerator: Tensor, denominator: Tensor) -> Tensor:
+    """`y <- y + a * numerator / denominator`."""
+    if isinstance(a, Tensor):
+        return y.add_(a * numerator / denominator)
+    return y.addcdiv_(numerator, denominator, value=a)
+
+
+def floor_(x: Tensor, low: Scalar) -> Tensor:
+    """`x <- max(x, low)`."""
+    return x.clamp_(min=low)  # type: ignore[arg-type]
+
+
+def clip_(x: Tensor, bound: Scalar) -> Tensor:
+    """`x <- min(max(x, -bound), bound)`."""
+    return x.clamp_(-bound, bound)  # type: ignore[arg-type]
+
+
+def maximum_(x: Tensor, y: Tensor) -> Tensor:
+    """`x <- max(x, y)`."""
+    return x.copy_(torch.maximum(x, y)) if torch.compiler.is_compiling() else torch.maximum(x, y, out=x)
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root mean square of each tensor of a stack (B, ...), shaped (B, 1, ...)."""
+    axes: Sequence[int] = tuple(range(1, x.ndim))
+    return x.square().mean(axes, keepdim=True).sqrt() if axes else x.abs()
