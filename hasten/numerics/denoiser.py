@@ -142,6 +142,7 @@ class Denoiser:
             of_x, of_output = (factor.to(x).reshape(shape) for factor in self._factors_at(t.double(), wanted))
         else:
             of_x, of_output = self._cached(float(t), wanted)
+            return (x * of_x).add_(output, alpha=of_output)
         return of_x * x + of_output * output
 
     def _cached(self, t: float, wanted: str) -> tuple[float, float]:

@@ -29,8 +29,8 @@ CARD = Card(
     year=2023,
     arxiv="2305.16317",
     paper_id=138,
-    summary="Evaluates a window of time points in one batch and corrects the trajectory by prefix sums until it stands.",
-    cost="Two to four times the evaluations of the base sampler, in a fraction of its sequential rounds; `window` states.",
+    summary="Evaluates a window of time points in one batch and corrects the trajectory until it stands.",
+    cost="Two to four times the base sampler's evaluations, in a fraction of its rounds; `window` states.",
     when="When one small batch leaves the accelerator idle and the time of a single sample counts.",
     kinds=("sample",),
     search_space={"window": Choice(8, 16, 32), "tol": Choice(0.01, 0.03, 0.1)},
@@ -81,17 +81,17 @@ class ParaDiGMS(Sampler):
 
     A round evaluates the base sampler's steps at all points b..b+p-1 of the window in one batch and sets
     `X[j+1] = X[b] + sum_{i=b..j} (step(X[i], t_i) - X[i])`. The window then moves to the first point whose change
-    `|X_new - X_old|^2/(dim v_j)` exceeded `tol^2` for some sample (v_j the posterior variance of step j); the points that
-    come in start from the last state known. As `tol` goes to 0 the result is the base sampler's own, in at most as
-    many rounds as it has steps.
+    `|X_new - X_old|^2/(dim v_j)` exceeded `tol^2` for some sample (v_j the posterior variance of step j); the points
+    that come in start from the last state known. As `tol` goes to 0 the result is the base sampler's own, in at most
+    as many rounds as it has steps.
 
     Args:
-        base: `ddim`, `dpm-solver-2` (two evaluations per point) or `ddpm` (ancestral; all its noise is drawn in advance).
+        base: `ddim`, `dpm-solver-2` (two evaluations per point) or `ddpm` (ancestral; its noise is drawn in advance).
         window: points evaluated at once.
         tol: tolerance, in units of the noise that ancestral sampling would add in the step.
         max_iter: rounds after which whole windows are accepted; None for no limit.
-        grid, steps: see `Sampler`. Where evaluations are limited, half of them make steps and the window shrinks towards
-            the end so that the rest suffices.
+        grid, steps: see `Sampler`. Where evaluations are limited, half of them make steps and the window shrinks
+            towards the end so that the rest suffices.
 
     Cost: two to four times the base sampler's evaluations, in a fraction of as many rounds; `window` states.
     Source: Shih et al. (2023), arXiv 2305.16317.
@@ -124,7 +124,7 @@ class ParaDiGMS(Sampler):
         """Rows, posterior variance and standard deviation of fresh noise of every step."""
         if schedule.sigma(times[-1]) == 0.0 or schedule.alpha(times[0]) < 1e-12:
             raise InputError(
-                f"the grid runs from t={times[0]:g} to {times[-1]:g}, where alpha or sigma is 0; end it before"
+                f"the grid runs from t={times[0]:g} to {times[-1]:g}, where alpha or sigma is 0; move its ends"
             )
         steps = []
         for s, t in pairwise(times):
@@ -145,7 +145,7 @@ class ParaDiGMS(Sampler):
         rows, variance, fresh = zip(*plan)
         stages = tuple(
             Stage(
-                torch.tensor([row[0] for row in stage]).to(x),
+                torch.tensor([row[0] for row in stage], dtype=torch.float64).to(x),
                 self._column([row[1] for row in stage], x),
                 tuple(self._column(weights, x) for weights in zip(*(row[2] for row in stage))),
             )

@@ -68,7 +68,7 @@ class DDIM(Sampler):
     def advance(self, denoiser: Denoises, state: Any) -> Tensor:
         s, alpha, sigma, fresh = state.plan[state.index]
         x0, eps = denoiser.split(state.x, s)
-        x = alpha * x0 + sigma * eps
+        x = (x0 * alpha).add_(eps, alpha=sigma)
         return x.add_(standard_normal(x, state.generator), alpha=fresh) if fresh > 0.0 else x
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 from hasten.core import check
 from hasten.core.card import Card, Choice
@@ -149,7 +150,8 @@ class DPMSolverFast(Predicting):
     Args:
         nfe: evaluations to spend; None takes what the problem allows.
         predict: `eps` or `x0`.
-        grid: see `Sampler`.
+        grid: kind of grid. On `logsnr` all steps are equal in lam; on the others a step of order k spans k intervals of
+            the grid with `nfe` intervals.
 
     Cost: `nfe` evaluations. Source: Lu et al. (2022), arXiv 2206.00927.
     """
@@ -177,5 +179,9 @@ class DPMSolverFast(Predicting):
         if spend is None:
             raise InputError("dpm-solver-fast: give nfe, the number of evaluations to spend")
         orders = self.orders(spend)
-        spans = self.spans(schedule, time_grid.make(schedule, len(orders), str(self.grid)))
-        return [RULES[order](span) for span, order in zip(spans, orders)]
+        if self.grid == "logsnr":
+            times = time_grid.make(schedule, len(orders), "logsnr")
+        else:
+            fine = time_grid.make(schedule, spend, str(self.grid))
+            times = tuple(fine[end] for end in accumulate(orders, initial=0))
+        return [RULES[order](span) for span, order in zip(self.spans(schedule, times), orders)]
