@@ -12,15 +12,15 @@ from hasten.core.result import Result, Scored
 from hasten.core.trace import Trace
 
 METHODS = (
-    "optim.adamw",
-    "optim.adopt",
-    "optim.lion",
-    "optim.prodigy",
-    "optim.sophia",
-    "optim.unstable",
-    "optim.broken",
+    "made.adamw",
+    "made.adopt",
+    "made.lion",
+    "made.prodigy",
+    "made.sophia",
+    "made.unstable",
+    "made.broken",
 )
-SPEED = {"optim.adamw": 1.0, "optim.adopt": 1.45, "optim.lion": 1.15, "optim.prodigy": 0.72, "optim.sophia": 0.2}
+SPEED = {"made.adamw": 1.0, "made.adopt": 1.45, "made.lion": 1.15, "made.prodigy": 0.72, "made.sophia": 0.2}
 
 
 def decay(rate: float, seed: int, *, target: float | None = 0.1, budget: int = 1000, sent: int = 0) -> Trace:
@@ -68,9 +68,9 @@ def single(seeds: int = 5, methods: Sequence[str] = METHODS, **problem: Any) -> 
     runs = []
     for method in methods:
         for seed in range(seeds):
-            if method == "optim.unstable" and seed % 2 == 0:
+            if method == "made.unstable" and seed % 2 == 0:
                 trace = diverging(seed)
-            elif method == "optim.broken":
+            elif method == "made.broken":
                 trace = failing()
             else:
                 trace = decay(SPEED.get(method, 0.9), seed, target=description["target"])
@@ -78,7 +78,7 @@ def single(seeds: int = 5, methods: Sequence[str] = METHODS, **problem: Any) -> 
     return Result(
         runs,
         problems={description["name"]: description},
-        baselines={description["name"]: "optim.adamw"},
+        baselines={description["name"]: "made.adamw"},
         methods=list(methods),
         tuned={(description["name"], method): {"lr": 0.003, "betas": (0.9, 0.99)} for method in methods},
         trials={(description["name"], method): 8 for method in methods},
@@ -108,7 +108,7 @@ def several() -> Result:
         "summary": "",
         "cost": "calls",
     }
-    for place, method in enumerate(("optim.adamw", "optim.adopt", "optim.lion", "optim.prodigy")):
+    for place, method in enumerate(("made.adamw", "made.adopt", "made.lion", "made.prodigy")):
         for seed in range(5):
             speed = (1.0, 1.1, 1.9, 1.0)[place]
             trace = decay(speed, 10 + seed, target=0.2, sent=(4_000_000, 1_000_000, 500_000, 4_000_000)[place])
@@ -124,7 +124,7 @@ def several() -> Result:
     return Result(
         runs,
         problems=problems,
-        baselines=dict.fromkeys(problems, "optim.adamw"),
+        baselines=dict.fromkeys(problems, "made.adamw"),
         methods=base.methods,
         settings=base.settings,
         environment=base.environment,

@@ -151,13 +151,13 @@ def _layout(figure: Figure, description: dict[str, Any], drawn: list[Floats], ta
         if bottom > 0 and top > _LOG_SPAN * bottom:
             span = [math.log10(bottom) - 0.15, math.log10(top) + 0.15]
             figure.update_yaxes(
-                type="log", range=span, tickvals=(ticks := _ticks(*span)), ticktext=[f"{v:g}" for v in ticks]
+                type="log", range=span, tickvals=(ticks := _ticks(*span)), ticktext=[wording.number(v) for v in ticks]
             )
         else:
             pad = 0.06 * ((top - bottom) or abs(top) or 1.0)
             figure.update_yaxes(range=[bottom - pad, top + pad])
     if target is not None:
-        label = {"text": f"target {wording.number(target)}", "textposition": "end", "font": {"size": 12}}
+        label = {"text": f"target {wording.number(target)}", "textposition": "start", "font": {"size": 12}}
         line = {"color": NEUTRAL, "width": 1.2, "dash": "dot"}
         figure.add_shape(type="line", xref="paper", x0=0, x1=1, y0=target, y1=target, line=line, label=label)
 

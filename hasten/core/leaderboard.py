@@ -105,23 +105,25 @@ def table(result: Result, problem: str) -> Table:
     description = result.problems[problem]
     target = description.get("target")
     goal = f" to {description.get('measures', 'metric')} {wording.number(target)}" if target is not None else ""
-    made = Table(title=Text(f"{problem}: {wording.UNITS[by]}{goal}"), title_justify="left", title_style="bold")
-    made.add_column("method")
-    for header in ("reached", by, "ratio" if arrived else "best, ratio", "90 % interval", "best", "memory"):
-        made.add_column(header, justify="right")
-    made.add_column("")
-    for place, row in enumerate(rows(result, problem, by)):
-        style = "bold" if place == 0 else ""
-        ratio = "green" if row.found and row.found.high < row.found.neutral and not row.baseline else ""
+    title = Text(f"{problem}: {wording.UNITS[by]}{goal}")
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, collapse_padding=True, pad_edge=False)
+    made.add_column("method", no_wrap=True)
+    for header in ("reached", by if arrived else "best", "ratio", "90 %", "memory"):
+        made.add_column(header, justify="right", no_wrap=True)
+    lines = rows(result, problem, by)
+    failed = any(row.failures for row in lines)
+    if failed:
+        made.add_column("failed")
+    for place, row in enumerate(lines):
+        cheaper = row.compared and row.found and row.found.high < row.found.neutral
         made.add_row(
             Text(row.name),
             f"{row.reached}/{row.seeds}",
-            row.cost,
-            Text(row.ratio, ratio),
+            row.cost if arrived else row.best,
+            Text(row.ratio, "green" if cheaper else ""),
             row.interval,
-            row.best,
             row.memory,
-            Text(", ".join(row.failures), "red"),
-            style=style,
+            *([Text(", ".join(row.failures), "red")] if failed else []),
+            style="bold" if place == 0 else "",
         )
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -92,6 +93,7 @@ def section(result: Result, problem: str, number: int) -> dict[str, Any]:
     facts += [f"at most {description['budget']}"] if description.get("budget") else []
     baseline = result.labels.get(result.baselines.get(problem, ""), "")
     compared = f"Ratio to {baseline}" if baseline else "No baseline"
+    boards = [_board(result, problem, by) for by in (measures if arrived else [result.measure(problem)])]
     of = "median cost to the target" if arrived else f"median best {metric} within the budget"
     return {
         "name": problem,
@@ -108,8 +110,9 @@ def section(result: Result, problem: str, number: int) -> dict[str, Any]:
         "tiles": _tiles(result, problem),
         "measures": measures,
         "chosen": result.measure(problem),
-        "boards": [_board(result, problem, by) for by in (measures if arrived else [result.measure(problem)])],
-        "note": f"{compared}: {of}, with the 90 % interval over paired seeds; left of the dashed line is better.",
+        "boards": boards,
+        "note": f"{compared}: {of}, with the 90 % interval over paired seeds; left of the dashed line is better."
+        + (" A hollow point lies beyond the scale." if any(r["beyond"] for b in boards for r in b["rows"]) else ""),
     }
 
 
@@ -121,7 +124,7 @@ def _split(sentence: str) -> tuple[str, str]:
         inner, _, after = rest[2:].partition(")")
         rest = f"{inner}{after}"
     rest = rest.removeprefix("; ")
-    return head.rstrip("."), rest[:1].upper() + rest[1:]
+    return re.sub(r"(\de)-(\d)", "\\1\u2011\\2", head.rstrip(".")), rest[:1].upper() + rest[1:]
 
 
 def _tiles(result: Result, problem: str) -> list[dict[str, str]]:
@@ -183,6 +186,7 @@ def _board(result: Result, problem: str, by: str) -> dict[str, Any]:
                 "interval": row.interval,
                 "tone": _tone(row),
                 "point": None if found is None else scale.at(scale.neutral if row.baseline else found.value),
+                "beyond": found is not None and row.compared and not scale.low <= found.value <= scale.high,
                 "bar": scale.bar(found) if found and row.compared else None,
                 "memory": row.memory,
             }
@@ -242,7 +246,7 @@ def code(result: Result) -> dict[str, str] | None:
         "text": best.code,
         "title": f"{paper.title}." if paper else "",
         "source": paper.source if paper else "",
-        "when": f"When to prefer it: {paper.when}" if paper else "",
+        "when": f"When to prefer it: {paper.when.rstrip('.')}." if paper else "",
     }
 
 

@@ -20,7 +20,8 @@ def number(value: float) -> str:
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+    return text.replace("e-0", "e-").replace("e+0", "e")
 
 
 def amount(value: float, by: str) -> str:
@@ -47,7 +48,7 @@ def factor(value: float) -> str:
     """A ratio with two decimals, more digits where it is small."""
     if not math.isfinite(value) or value >= 100:
         return number(value)
-    return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}"
+    return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}".replace("e-0", "e-")
 
 
 def interval(found: Comparison) -> str:

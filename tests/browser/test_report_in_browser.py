@@ -152,7 +152,7 @@ def test_each_problem_has_its_own_switch_and_profile_shows(browser, several):
 
 
 def test_names_that_look_like_markup_stay_text(browser, tmp_path):
-    result = race_samples.single(methods=("optim.adamw", *NAMES), name="<script>taken=1</script>")
+    result = race_samples.single(methods=("made.adamw", *NAMES), name="<script>taken=1</script>")
     browser.open(result.report(tmp_path / "hostile.html"))
     short = [name.removeprefix("mine.") for name in NAMES]
     assert browser.run("return window.taken") is None
@@ -191,7 +191,7 @@ def test_the_code_can_be_copied(browser, single):
     WebDriverWait(browser.driver, 5).until(lambda _: browser.one(".copy").text == "Copied")
     script = "const done = arguments[0]; navigator.clipboard.readText().then(done, (error) => done(String(error)))"
     text = browser.driver.execute_async_script(script)
-    assert text == "method = hasten.get('optim.adopt').make(lr=0.003, betas=(0.9, 0.99))"
+    assert text == "method = hasten.get('made.adopt').make(lr=0.003, betas=(0.9, 0.99))"
 
 
 def test_the_policy_stops_foreign_scripts(browser, single):

@@ -20,7 +20,7 @@ HOSTILE = ('mine.</script><script>alert("x")</script>', "mine.<img src=x onerror
 def hostile() -> Result:
     """A race in which every text that a user can choose is an attack."""
     return single(
-        methods=("optim.adamw", *HOSTILE, "optim.broken"),
+        methods=("made.adamw", *HOSTILE, "made.broken"),
         name="<script>alert(2)</script>",
         measures="</script>loss<b>",
         summary='<a href="https://example.com">x</a>',
@@ -63,7 +63,7 @@ def page() -> Page:
 def test_shows_headline_leaderboard_code_settings_and_every_run(page):
     for part in ("adopt reaches mean loss 0.1 in 0.65× the steps of adamw", "Leaderboard", "0.58–0.67", "3 diverged"):
         assert part in page.text
-    assert "method = hasten.get('optim.adopt').make(lr=0.003, betas=(0.9, 0.99))" in page.text
+    assert "method = hasten.get('made.adopt').make(lr=0.003, betas=(0.9, 0.99))" in page.text
     assert "tuning trials" in page.text
     assert "a processor" in page.text
     assert "ValueError: lr must be positive (broken.py:12)" in page.text
@@ -113,8 +113,8 @@ def test_texts_of_users_stay_text():
     "result",
     [
         single(methods=()),
-        single(methods=("optim.broken",)),
-        single(methods=("optim.adopt",), seeds=1),
+        single(methods=("made.broken",)),
+        single(methods=("made.adopt",), seeds=1),
         single(target=None),
         single(target=1e-9),
     ],
