@@ -49,7 +49,12 @@ class Contender:
                 raise InputError(f"hyper-parameter {item!r} of {name!r} must look like key=value, as in adopt:lr=1e-3")
             fixed[key.strip()] = literal(value.strip())
         contender = cls(registry.get(name), fixed)
-        contender.card.make(**fixed)
+        try:
+            contender.card.make(**fixed)
+        except HastenError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{contender.card.id} cannot be made with {tail or 'its defaults'}: {error}") from error
         return contender
 
 

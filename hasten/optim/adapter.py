@@ -67,6 +67,8 @@ class OptimizerMethod(Method[Any, TrainState]):
         self.card = card  # type: ignore[misc]
         self.hyper = dict(hyper)
         self._assemble = assemble
+        # Wrong hyper-parameters are refused here, before anything has run.
+        assemble(Point(torch.zeros(1)), 1, self.hyper)
 
     def init(self, problem: Training | Minimisation, generator: torch.Generator) -> TrainState:
         model = problem.model if isinstance(problem, Training) else Point(problem.x0)

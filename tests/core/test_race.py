@@ -119,7 +119,7 @@ def test_pulses_tell_how_far_a_run_is(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_a_problem_object_and_a_method_of_the_callers_own_reach_the_workers(tmp_path: Path) -> None:
     factor = torch.tensor([1.0, 3.0])
     problem = hasten.minimisation("mine", lambda x: (factor * x * x).sum(), torch.ones(2), budget=30, target=0.5)
-    result = hasten.race(problem, ["adamw"], seeds=2, trials=1, store=tmp_path / "r.db", workers=1, target=1.9)
+    result = hasten.race(problem, ["adamw:lr=0.1"], seeds=2, trials=1, store=tmp_path / "r.db", workers=1)
     assert [run.trace.status for run in result.runs] == ["reached"] * 2
 
 
