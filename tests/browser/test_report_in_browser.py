@@ -164,15 +164,15 @@ def test_names_that_look_like_markup_stay_text(browser, tmp_path):
 
 def test_light_and_dark_follow_the_system(browser, single):
     browser.open(single)
-    grounds, inks = [], []
-    for scheme in ("light", "dark"):
+    wait = WebDriverWait(browser.driver, 10)
+    for scheme, dark in (("light", False), ("dark", True)):
         media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-        grounds.append(browser.run("return getComputedStyle(document.body).backgroundColor"))
-        inks.append(browser.run("return getComputedStyle(document.querySelector('.legendtext')).fill"))
+        ground = "return getComputedStyle(document.body).backgroundColor"
+        ink = "return getComputedStyle(document.querySelector('.legendtext')).fill"
+        wait.until(lambda _, dark=dark, ground=ground: (_light(browser.run(ground)) < 60) == dark)
+        wait.until(lambda _, dark=dark, ink=ink: (_light(browser.run(ink)) > 200) == dark)
     browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    assert _light(grounds[0]) > 200 > 60 > _light(grounds[1])
-    assert _light(inks[0]) < 60 < 200 < _light(inks[1])
 
 
 def test_nothing_sticks_out_of_a_phone(browser, several):
