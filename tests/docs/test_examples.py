@@ -16,6 +16,7 @@ from pages import PAGES, ROOT, Block, blocks
 import hasten
 from hasten import cli
 from hasten.core import claim, registry
+from hasten.core.engine import local
 
 SHELL = {"bash", "console"}
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
@@ -63,6 +64,7 @@ def test_examples_of_page_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(local, "cores", lambda: 1)  # starting workers takes most of the time here
     module = ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", module)
     entries: dict[str, Any] = {}
