@@ -141,13 +141,15 @@ def headlines(claims: Sequence[Claim]) -> str:
     machines = Machines(own[0] for own in papers.values())
     rows = [[*row(own[0], machines), tally(own)] for own in papers.values()]
     measured = [made for made in claims if made.measured is not None]
+    left = len(claims) - len(measured)
+    waiting = f"{NOT_RUN}{left} claims; `hasten claims` lists them." if left else ""
     if not measured:
-        return join("No claim has been measured yet.", not_run(claims))
+        return join("No claim has been measured yet.", waiting)
     summary = (
         f"{tally(measured)} claims from {len(papers)} papers were reproduced. Below is the first claim of each paper; "
         "all of them, with notes, are in [docs/evidence.md](docs/evidence.md)."
     )
-    return join(summary, table((*COLUMNS, "paper's claims"), rows), machines.legend(), not_run(claims))
+    return join(summary, table((*COLUMNS, "paper's claims"), rows), machines.legend(), waiting)
 
 
 def evidence_page(claims: Sequence[Claim]) -> str:
