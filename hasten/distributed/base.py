@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +20,10 @@ from hasten.numerics import keys
 
 Server = dict[str, Any]
 M = TypeVar("M", bound="FederatedMethod")
+
+# Below this many numbers in all clients' vectors together a second thread saves little at best (many small products),
+# and waiting for it costs many times the work on a machine that has other things to do.
+SMALL = 1 << 22
 
 
 @dataclass
@@ -70,7 +76,8 @@ class FederatedMethod(Method[Federation, RoundState]):
 
     def init(self, problem: Federation, generator: torch.Generator) -> RoundState:
         key = keys.from_generator(generator)
-        server, memory = self.start(self.engine.open(problem, keys.fold(key, 0), None), problem.x0.detach().clone())
+        with _threads(problem):
+            server, memory = self.start(self.engine.open(problem, keys.fold(key, 0), None), problem.x0.detach().clone())
         return RoundState(server, memory, key)
 
     def step(self, problem: Federation, state: RoundState) -> RoundState:
@@ -78,8 +85,23 @@ class FederatedMethod(Method[Federation, RoundState]):
         clients = participants(problem.n, self.participation, self.independent, key)
         server, memory = state.server, state.memory
         if clients is None or len(clients):
-            server, memory = self.round(self.engine.open(problem, key, clients), server, memory)
+            with _threads(problem):
+                server, memory = self.round(self.engine.open(problem, key, clients), server, memory)
         return RoundState(server, memory, state.key, state.round + 1)
+
+
+@contextmanager
+def _threads(problem: Federation) -> Iterator[None]:
+    """Run a small problem on one thread, then restore the caller's setting."""
+    before = torch.get_num_threads()
+    if before == 1 or problem.n * len(problem.x0) > SMALL:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def participants(n: int, share: float, independent: bool, key: Tensor) -> Tensor | None:
@@ -99,7 +121,7 @@ def total(messages: Payload | Tensor, weights: Tensor) -> Tensor:
 def local_sgd(client: Client, x: Tensor, steps: int, lr: float) -> Tensor:
     """The model after `steps` steps of SGD on the client's mini-batches: x <- x - lr grad f_i(x; batch)."""
     for step in range(steps):
-        x = x - lr * client.gradient(x, step)
+        x = torch.sub(x, client.gradient(x, step), alpha=lr)
     return x
 
 

@@ -4,12 +4,10 @@ model = DistributedDataParallel(network)
 model.register_comm_hook(TernGradState(), terngrad_hook)
 """
 
-from __future__ import annotations
-
+# Annotations stay objects here: DistributedDataParallel compares the hook's with its own classes.
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.futures import Future
@@ -43,7 +41,7 @@ class TernGradState:
         self.bytes_sent = 0
 
 
-def terngrad_hook(state: TernGradState, bucket: dist.GradBucket) -> Future[Tensor]:
+def terngrad_hook(state: TernGradState, bucket: dist.GradBucket) -> Future[Tensor]:  # pyright: ignore
     """Average a bucket of gradients over the ranks as ternary numbers (TernGrad, Wen et al., 2017, arXiv 1705.07878).
 
     Per tensor of the bucket: clamp, agree on the largest scale (all-reduce), send 2 bits per entry (all-gather), and

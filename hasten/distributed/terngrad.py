@@ -43,8 +43,8 @@ class TernGrad(FederatedMethod):
         worker i sends t_i = sign(g_i) Bernoulli(|g_i|/s), the server the integers sum_i t_i
         m <- momentum m + (s/n) sum_i t_i,   x <- x - lr m   on every worker
 
-    Unbiased for the clamped gradient; g_i carries the factor n w_i where clients have unequal shares w_i. Workers hold equal copies of x, so x never travels. Tensors of one entry and
-    those named in `skip` travel in full precision.
+    Unbiased for the clamped gradient; g_i carries the factor n w_i where clients have unequal shares w_i. Workers
+    hold equal copies of x, so x never travels. Tensors of one entry and those named in `skip` travel in full precision.
 
     Args:
         lr, momentum: of the SGD step on every worker.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,13 +26,14 @@ def dirichlet(labels: Tensor, n: int, alpha: float, generator: torch.Generator, 
     """
     check.positive("alpha", alpha)
     check.integer("n (clients)", n, 1, len(labels) // max(min_size, 1))
+    random = np.random.default_rng(int(torch.randint(1 << 62, (), generator=generator)))
     for _ in range(100):
         parts: list[list[Tensor]] = [[] for _ in range(n)]
         for label in labels.unique():
             places = (labels == label).nonzero()[:, 0]
             places = places[torch.randperm(len(places), generator=generator)]
-            shares = torch._standard_gamma(torch.full((n,), float(alpha), dtype=torch.float64), generator=generator)
-            cuts = (shares.cumsum(0) / shares.sum() * len(places)).round().long()[:-1]
+            shares = torch.from_numpy(random.dirichlet([alpha] * n))
+            cuts = (shares.cumsum(0) * len(places)).round().long()[:-1]
             for client, piece in enumerate(places.tensor_split(cuts)):
                 parts[client].append(piece)
         split = [torch.cat(pieces) for pieces in parts]
@@ -41,7 +43,7 @@ def dirichlet(labels: Tensor, n: int, alpha: float, generator: torch.Generator, 
 
 
 def by_order(order: Tensor, n: int) -> list[Tensor]:
-    """`n` consecutive pieces of equal size of `order` (sample numbers, sorted by some feature); the rest is left out."""
+    """`n` consecutive pieces of equal size of `order`, sample numbers sorted by some feature; the rest is left out."""
     check.integer("n (clients)", n, 1, len(order))
     size = len(order) // n
     return list(order[: n * size].split(size))

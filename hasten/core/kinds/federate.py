@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import functional_call, grad, vmap
 
 from hasten.core import check
 from hasten.core.errors import InputError
@@ -101,7 +101,8 @@ class Federation(Instance):
         self.calls["hvp"] += len(who)
 
         def product(direction: Tensor, batch: Any) -> Tensor:
-            return jvp(lambda point: self._gradient(point, first(batch)), (x,), (direction,))[1]
+            # Reverse mode twice: forward over reverse fails on some of torch's losses (mse_loss among them).
+            return grad(lambda point: self._gradient(point, first(batch)) @ direction)(x)
 
         return vmap(product, randomness="different")(v, batches)
 

@@ -203,7 +203,7 @@ def _pack(rows: Tensor, bits: int) -> Tensor:
 
 def _unpack(table: Tensor, entries: int, bits: int, dtype: torch.dtype) -> Tensor:
     if bits == 8 * dtype.itemsize:
-        return table.clone().view(dtype)
+        return table.clone(memory_format=torch.contiguous_format).view(dtype)
     planes = (table.unsqueeze(-1).to(torch.int64) >> torch.arange(8, device=table.device)) & 1
     planes = planes.flatten(1)[:, : entries * bits].unflatten(1, (entries, bits))
     return (planes << torch.arange(bits, device=table.device)).sum(-1).to(dtype)

@@ -96,15 +96,15 @@ class Ternary(Compressor):
 
     def clip(self, v: Tensor) -> Tensor:
         """The clamped vector, for which the message is unbiased."""
-        cut, _, sizes = self._layout(v.shape[-1])
+        cut, sent, sizes = self._layout(v.shape[-1])
         if not sizes or not self.clip_sigma:
             return v
-        return v.index_copy(-1, cut, torch.cat([self._clip(tensor)[0] for tensor in v[..., cut].split(sizes, -1)], -1))
+        return _merge(v, cut, torch.cat([self._clip(t)[0] for t in _take(v, cut).split(sizes, -1)], -1), sent)
 
     def scales(self, v: Tensor) -> Tensor:
         """The scale of each tensor that is not raw, `[..., tensors]`; workers may agree on the largest first."""
         cut, _, sizes = self._layout(v.shape[-1])
-        pairs = [self._clip(tensor) for tensor in v[..., cut].split(sizes, -1)] if sizes else []
+        pairs = [self._clip(tensor) for tensor in _take(v, cut).split(sizes, -1)] if sizes else []
         columns = [bound if self.scale == "sigma" else inside.abs().amax(-1, keepdim=True) for inside, bound in pairs]
         return torch.cat(columns, -1) if columns else v[..., :0]
 
@@ -112,7 +112,7 @@ class Ternary(Compressor):
         """As the base; `state["scale"]` (`[..., tensors]`) overrides the vector's own scales."""
         cut, sent, _ = self._layout(v.shape[-1])
         scale = state["scale"] if "scale" in state else self.scales(v)
-        g = self.clip(v)[..., cut]
+        g = _take(self.clip(v), cut)
         noise = keys.uniform(need_key(self, key), len(cut), v.dtype)
         codes = ternarise(g, self._spread(scale, v.shape[-1]), noise) + 1
         parts = {"codes": codes, "scale": scale, "raw": v[..., sent]}
@@ -121,11 +121,10 @@ class Ternary(Compressor):
     def decompress(self, message: Payload) -> Tensor:
         parts, d = message.parts, message.dim
         cut, sent, _ = self._layout(d)
-        some = next(iter(parts.values()))
-        out = torch.zeros(d, dtype=message.dtype, device=some.device).expand(*some.shape[:-1], d)
-        if len(cut):
-            out = out.index_copy(-1, cut, (parts["codes"].to(message.dtype) - 1.0) * self._spread(parts["scale"], d))
-        return out.index_copy(-1, sent, parts["raw"]) if len(sent) else out
+        if not len(cut):
+            return parts["raw"]
+        values = (parts["codes"].to(message.dtype) - 1.0) * self._spread(parts["scale"], d)
+        return _merge(parts.get("raw"), cut, values, sent)
 
     def omega(self, d: int) -> float | None:
         return (math.sqrt(max(self.sizes or (d,))) - 1.0) / 2.0 if self.unbiased else None
@@ -147,7 +146,7 @@ class Ternary(Compressor):
         return _layout(sizes, self.raw)
 
     def _spread(self, scale: Tensor, d: int) -> Tensor:
-        sizes = torch.tensor(self._layout(d)[2])
+        sizes = torch.tensor(self._layout(d)[2], dtype=torch.int64)
         return scale.index_select(-1, torch.arange(len(sizes)).repeat_interleave(sizes).to(scale.device))
 
 
@@ -177,11 +176,10 @@ class TernarySum(Codec):
     def decompress(self, message: Payload) -> Tensor:
         parts, d = message.parts, message.dim
         cut, sent, _ = self.codec._layout(d)
-        out = torch.zeros(d, dtype=message.dtype, device=next(iter(parts.values())).device)
-        if len(cut):
-            sums = (parts["sums"] - self.n).to(message.dtype)
-            out = out.index_copy(-1, cut, sums * (self.codec._spread(parts["scale"], d) / self.n))
-        return out.index_copy(-1, sent, parts["raw"]) if len(sent) else out
+        if not len(cut):
+            return parts["raw"]
+        sums = (parts["sums"] - self.n).to(message.dtype)
+        return _merge(parts.get("raw"), cut, sums * (self.codec._spread(parts["scale"], d) / self.n), sent)
 
 
 def ternarise(g: Tensor, scale: Tensor, noise: Tensor) -> Tensor:
@@ -195,3 +193,16 @@ def _layout(sizes: tuple[int, ...], raw: tuple[int, ...]) -> tuple[Tensor, Tenso
     full = flags.repeat_interleave(torch.tensor(sizes))
     lengths = [size for size, flag in zip(sizes, flags.tolist()) if not flag]
     return (~full).nonzero()[:, 0], full.nonzero()[:, 0], lengths
+
+
+def _take(v: Tensor, places: Tensor) -> Tensor:
+    return v if len(places) == v.shape[-1] else v[..., places]
+
+
+def _merge(raw: Tensor | None, cut: Tensor, values: Tensor, sent: Tensor) -> Tensor:
+    """The vector with `values` at the places `cut` and, at the places `sent`, those entries or that vector's."""
+    if raw is None or not len(sent):
+        return values
+    d = len(cut) + len(sent)
+    out = torch.zeros(d, dtype=values.dtype, device=values.device).expand(*values.shape[:-1], d)
+    return out.index_copy(-1, cut, values).index_copy(-1, sent, raw if raw.shape[-1] == len(sent) else raw[..., sent])

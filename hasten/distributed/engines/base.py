@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -21,9 +20,6 @@ Message = Any
 Memory = Any
 Function = Callable[..., tuple[Message, Memory]]
 T = TypeVar("T")
-
-# Below this many numbers in all clients' vectors together, handing work to a second thread costs more than it saves.
-SMALL = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,8 @@ class Wire(ABC):
         Args:
             function: pure, of one client; returns its message and what it remembers.
             down: what the server sent, the same for all.
-            memory: what all clients remember, any nest of tensors `[clients here, ...]`; other clients keep theirs.
+            memory: what all clients of this process remember, any nest of tensors `[clients here, ...]`; those who
+                do not take part keep theirs.
             steps: mini-batches to draw for each client.
         """
         problem, mine = self.problem, self.mine
@@ -102,9 +99,8 @@ class Wire(ABC):
             client = Client(problem, number, keys.fold(key, 2), self.key, weight, batches, width)
             return function(client, down, row)
 
-        with one_thread(len(mine) * len(problem.x0) < SMALL):
-            stacked = vmap(one, in_dims=(0, 0, 0, 0, None if memory is None else 0), randomness="different")
-            message, kept = stacked(mine, key, problem.weights[mine], batches, rows)
+        stacked = vmap(one, in_dims=(0, 0, 0, 0, None if memory is None else 0), randomness="different")
+        message, kept = stacked(mine, key, problem.weights[mine], batches, rows)
         if self._idle:
             return message, memory
         if self._rows is not None and memory is not None:
@@ -130,20 +126,6 @@ class Engine(ABC):
     @abstractmethod
     def open(self, problem: Federation, key: Tensor, clients: Tensor | None) -> Wire:
         """The wire of one round."""
-
-
-@contextmanager
-def one_thread(apply: bool = True) -> Iterator[None]:
-    """Run torch on one thread, then restore the caller's setting."""
-    before = torch.get_num_threads()
-    if not apply or before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _map(function: Callable[[Tensor], Tensor], tree: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Claims of the distributed and federated methods."""
