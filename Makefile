@@ -22,6 +22,7 @@ lint: $(READY)
 
 claims: $(READY)
 	$(PY) -m hasten claims --write
+	$(PY) docs/generate.py
 
 bench: bench-loop bench-optim bench-federated
 
@@ -36,7 +37,7 @@ bench-federated: $(BENCH)
 
 docs: $(DOCS)
 	$(PY) docs/generate.py
-	$(PY) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv .venv

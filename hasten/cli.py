@@ -29,6 +29,7 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 INTERRUPTED = 130
+WIDE = 120
 
 
 @app.command()
@@ -107,7 +108,10 @@ def list_(
     from hasten.core.registry import families, methods
 
     if family == "problems":
-        table = Table("problem", "kind", "what it is", box=None)
+        table = Table(box=None, pad_edge=False)
+        for heading in ("problem", "kind"):
+            table.add_column(heading, no_wrap=True)
+        table.add_column("what it is")
         for entry in problems():
             table.add_row(escape(entry.name), entry.kind, escape(entry.summary))
         out.print(table)
@@ -119,11 +123,18 @@ def list_(
     verdicts: dict[str, Counter[str]] = {}
     for made in claims():
         verdicts.setdefault(made.method, Counter())[made.verdict] += 1
-    table = Table("method", "for", "paper", "claims reproduced", "what it does", box=None)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    wide = out.width >= WIDE
+    for heading in ("for", "paper") if wide else ():
+        table.add_column(heading, no_wrap=True)
+    table.add_column("reproduced", no_wrap=True)
+    table.add_column("what it does")
     for card in cards:
         counts = verdicts.get(card.id, Counter())
         evidence = f"{counts['reproduced']} of {counts.total()}" if counts else ""
-        table.add_row(escape(card.id), ", ".join(card.kinds), _paper(card), evidence, escape(card.summary))
+        more = (", ".join(card.kinds), _paper(card)) if wide else ()
+        table.add_row(escape(card.id), *more, evidence, escape(card.summary))
     out.print(table)
 
 

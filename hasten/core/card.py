@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,7 +65,7 @@ class Card:
         kinds: the kinds of problem it serves (`train`, `minimise`, `saddle`, `sample`, ...).
         search_space: hyper-parameters that a race tunes, by name.
         use: the lines of code with which a user takes it up. `{hyper}` stands for the tuned hyper-parameters,
-            written as keyword arguments.
+            written as keyword arguments; `{hyper.lr}` stands for one of them, `{hyper}` then for the others.
         needs: what a problem must offer beyond its kind, e.g. `hessian`.
     """
 
@@ -106,8 +107,11 @@ class Card:
 
     def code(self, hyper: Mapping[str, Any] | None = None) -> str:
         """The code that uses this method, with `hyper` filled in."""
-        arguments = "".join(f", {key}={_literal(value)}" for key, value in (hyper or {}).items())
-        return self.use.replace("({hyper}", f"({arguments[2:]}").replace("{hyper}", arguments)
+        left = dict(hyper or {})
+        code = self.use
+        for name in re.findall(r"\{hyper\.(\w+)\}", code):
+            code = _fill(code, f"{{hyper.{name}}}", {name: left.pop(name)} if name in left else {})
+        return _fill(code, "{hyper}", left)
 
     def load(self) -> Any:
         """What users hold: the optimizer class, the solver class, the sampler function, ..."""
@@ -120,6 +124,11 @@ class Card:
         from hasten.core.registry import entry
 
         return entry(self.id).build(**hyper)
+
+
+def _fill(code: str, place: str, hyper: Mapping[str, Any]) -> str:
+    arguments = "".join(f", {key}={_literal(value)}" for key, value in hyper.items())
+    return code.replace(f"({place}", f"({arguments[2:]}").replace(place, arguments)
 
 
 def _literal(value: Any) -> str:
