@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import types
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -23,7 +24,7 @@ BACKENDS = ("auto", "eager", "compile")
 
 Update = Callable[..., None]
 
-_steps: dict[Any, Callable[..., None]] = {}
+_steps: dict[Any, Callable[..., Any] | None] = {}
 
 
 def advance(
@@ -73,21 +74,67 @@ def numbers(varying: Mapping[str, Any], device: torch.device) -> Tensor:
     return torch.tensor(list(varying.values()), dtype=torch.float64, device=device)
 
 
-def compiled(update: Update, tile: Tile, param: Tensor, varying: Mapping[str, Any], fixed: Mapping[str, Any]) -> Any:
-    """The compiled step `(param, grad, buffers, numbers)` of a rule for these fixed values, made when first used."""
-    key = (update, *tile.buffers, "", *varying, "", *fixed.items(), param.dtype, param.ndim, param.device.type)
-    if key not in _steps:
-        names, changing, constant = tuple(tile.buffers), tuple(varying), dict(fixed)
+def run_compiled(
+    update: Update,
+    tile: Tile,
+    param: Tensor,
+    grad: Tensor,
+    varying: Mapping[str, Any],
+    fixed: Mapping[str, Any],
+    packed: Tensor,
+) -> bool:
+    """The compiled step of a rule for these fixed values, made when first used; False if that is not possible."""
+    sort = (param.dtype, param.device.type, param.ndim, tile.stacked and param.shape[0] > 1)
+    key = (update, *tile.buffers, "", *varying, "", *fixed.items(), sort)
+    names, buffers = tuple(tile.buffers), list(tile.buffers.values())
+    known = key in _steps
+    if not known:
+        _steps[key] = _compile(update, names, tuple(varying), dict(fixed), pure=sort[-1])
+    step = _steps[key]
+    if step is None:
+        return False
+    try:
+        results = step(param, grad, buffers, packed)
+    except Exception as error:
+        if known:
+            raise
+        results = _second_try(key, error, update, names, tuple(varying), dict(fixed), (param, grad, buffers, packed))
+        if results is None:
+            return False
+    for tensor, result in zip((param, *buffers), results or ()):
+        tensor.copy_(result)
+    return True
 
-        def step(param: Tensor, grad: Tensor, buffers: list[Tensor], numbers: Tensor) -> None:
-            values = {**constant, **dict(zip(changing, numbers.unbind()))}
-            advance(update, param, grad, dict(zip(names, buffers)), values)
 
-        # The compiler keeps only a few versions per code object, so each step gets a code object of its own.
-        code = step.__code__.replace(co_name=f"step_{len(_steps)}")
-        own = types.FunctionType(code, step.__globals__, code.co_name, None, step.__closure__)
-        _steps[key] = torch.compile(own, dynamic=True, fullgraph=True)
-    return _steps[key]
+def _second_try(key: Any, error: Exception, *made: Any) -> Any:
+    *arguments, inputs = made
+    try:
+        step = _compile(*arguments, pure=True)
+        results = step(*inputs)
+    except Exception:
+        _steps[key] = None
+        text = f"an optimizer step could not be compiled and runs eagerly instead: {error}"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        return None
+    _steps[key] = step
+    return results
+
+
+def _compile(
+    update: Update, names: tuple[str, ...], changing: tuple[str, ...], constant: dict[str, Any], *, pure: bool
+) -> Callable[..., Any]:
+    def step(param: Tensor, grad: Tensor, buffers: list[Tensor], numbers: Tensor) -> tuple[Tensor, ...] | None:
+        if pure:
+            param, buffers = param.clone(), [buffer.clone() for buffer in buffers]
+        values = {**constant, **dict(zip(changing, numbers.unbind()))}
+        advance(update, param, grad, dict(zip(names, buffers)), values)
+        return (param, *buffers) if pure else None
+
+    # The compiler keeps only a few versions per code object, so each step gets a code object of its own. `pure` steps
+    # return what they computed: torch 2.13 fails on reductions over stacks that are then changed in place.
+    code = step.__code__.replace(co_name=f"step_{len(_steps)}")
+    own = types.FunctionType(code, step.__globals__, code.co_name, None, step.__closure__)
+    return torch.compile(own, dynamic=True, fullgraph=True)
 
 
 @cache

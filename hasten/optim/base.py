@@ -67,6 +67,7 @@ class RuleOptimizer(Optimizer):
         buffers: names of the state tensors per parameter, zero at first and shaped like the parameter; override
             `shapes` for other shapes or for state that depends on options, and `start` for other first values.
         whole_tensor: see above.
+        takes_complex: whether the rule serves complex parameters, which it sees as pairs of reals (last axis).
         static: names of numbers from `scalars` that select code, so that a compiled step is made for each value.
         skipped: steps left out under `on_nonfinite="skip"`.
     """
@@ -74,6 +75,7 @@ class RuleOptimizer(Optimizer):
     buffers: ClassVar[tuple[str, ...]] = ()
     whole_tensor: ClassVar[bool] = False
     static: ClassVar[tuple[str, ...]] = ()
+    takes_complex: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -105,6 +107,10 @@ class RuleOptimizer(Optimizer):
     def update(p: Tensor, g: Tensor, **state: Any) -> None:
         """Change the parameters `p` and the state in place; `g` is the gradient and must not be changed."""
         raise NotImplementedError
+
+    def whole(self, group: Mapping[str, Any]) -> bool:
+        """Whether the rule needs whole tensors under these options; `whole_tensor` unless overridden."""
+        return self.whole_tensor
 
     def shapes(self, group: Mapping[str, Any], shape: torch.Size) -> dict[str, tuple[int, ...]]:
         """State tensors of a parameter of this shape, and their shapes."""
@@ -152,6 +158,8 @@ class RuleOptimizer(Optimizer):
         for index, param in enumerate(group["params"]):
             if not (param.is_floating_point() or param.is_complex()):
                 raise InputError(f"{self._label(group, index)} is of type {param.dtype}; only real and complex train")
+            if param.is_complex() and not self.takes_complex:
+                raise InputError(f"{self._label(group, index)} is complex; {type(self).__name__} takes real ones only")
             if param.layout != torch.strided:
                 raise InputError(f"{self._label(group, index)} has layout {param.layout}; make it dense first")
         if "lr" in group and group["lr"] is not None:
@@ -243,7 +251,7 @@ class RuleOptimizer(Optimizer):
             batch.params.append(param)
             batch.states.append(state)
         for batch in found.values():
-            batch.lay_out(self.whole_tensor)
+            batch.lay_out(self.whole(options))
         return list(found.values())
 
     def _gradients(self, batch: Batch) -> list[Tensor]:
@@ -296,17 +304,15 @@ class RuleOptimizer(Optimizer):
             stop = start + len(tile.params)
             param, grad = tile.gather(tile.params), tile.gather(grads[start:stop])
             start = stop
-            if compiling:
-                step = backends.compiled(update, tile, param, varying, fixed)
-                step(param, grad, list(tile.buffers.values()), packed)
-            else:
+            if packed is None or not backends.run_compiled(update, tile, param, grad, varying, fixed, packed):
                 backends.run_eager(update, tile, param, grad, values)
             tile.scatter(param)
         for state in batch.states:
             state["step"] = t
 
     def _compiles(self, batch: Batch, t: int) -> bool:
-        if self.backend == "eager" or (self.backend == "auto" and t * batch.numel < backends.PAYS_AFTER):
+        # First steps often have code of their own, which is not worth compiling.
+        if t == 1 or self.backend == "eager" or (self.backend == "auto" and t * batch.numel < backends.PAYS_AFTER):
             return False
         missing = backends.compiler_missing(batch.params[0].device.type)
         if missing and self.backend == "compile":

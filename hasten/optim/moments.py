@@ -6,7 +6,7 @@ compiled step they are 0-dim tensors, and each piece is plain arithmetic that th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import torch
 from torch import Tensor
@@ -19,6 +19,11 @@ def ema_(average: Tensor, x: Tensor, beta: Scalar) -> Tensor:
     if isinstance(beta, Tensor):
         return average.add_((x - average) * (1 - beta))
     return average.lerp_(x, 1 - beta)
+
+
+def mix(average: Tensor, x: Tensor, beta: Scalar) -> Tensor:
+    """`beta * average + (1 - beta) * x`, as a new tensor."""
+    return average + (x - average) * (1 - beta) if isinstance(beta, Tensor) else torch.lerp(average, x, 1 - beta)
 
 
 def ema_square_(average: Tensor, x: Tensor, beta: Scalar) -> Tensor:
@@ -59,5 +64,20 @@ def maximum_(x: Tensor, y: Tensor) -> Tensor:
 
 def rms(x: Tensor) -> Tensor:
     """Root mean square of each tensor of a stack (B, ...), shaped (B, 1, ...)."""
-    axes: Sequence[int] = tuple(range(1, x.ndim))
-    return x.square().mean(axes, keepdim=True).sqrt() if axes else x.abs()
+    flat = x.flatten(1) if x.ndim > 1 else x.unsqueeze(1)
+    norm = torch.linalg.vector_norm(flat, dim=1) * flat.shape[1] ** -0.5
+    return norm.view(-1, *[1] * (x.ndim - 1))
+
+
+def rectification(beta2: float, t: int) -> float | None:
+    """RAdam's factor for the variance of the second moment at step `t`, times `sqrt(1 - beta2^t)`.
+
+    With it the step is `lr / (1 - beta1^t) * factor * m / sqrt(v)`. None while the variance has no estimate yet.
+    """
+    decayed = beta2**t
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * t * decayed / (1 - decayed)
+    if length < 5:
+        return None
+    variance = (length - 4) / (longest - 4) * (length - 2) / length * longest / (longest - 2)
+    return math.sqrt((1 - decayed) * variance)

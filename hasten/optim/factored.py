@@ -1,0 +1,29 @@
+"""Second moments of a matrix kept as row and column averages, and clipping of an update by its size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hasten.optim.moments import Scalar, ema_, rms
+
+
+def factored_shapes(shape: torch.Size) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of the row and column averages of a tensor of at least two axes; the last two are factored."""
+    return tuple(shape[:-1]), (*shape[:-2], shape[-1])
+
+
+def factored_ema_(row: Tensor, col: Tensor, square: Tensor, beta: Scalar) -> None:
+    """Averages of the row and column means of `square`."""
+    ema_(row, square.mean(-1), beta)
+    ema_(col, square.mean(-2), beta)
+
+
+def factored_rsqrt(row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
+    """The two factors of `1 / sqrt(V)` with `V = row col^T / mean(row)`, ready to be multiplied on."""
+    return (row / row.mean(-1, keepdim=True)).rsqrt_().unsqueeze(-1), col.rsqrt().unsqueeze(-2)
+
+
+def rms_clip_(u: Tensor, threshold: Scalar) -> Tensor:
+    """`u <- u / max(1, rms(u) / threshold)` for each tensor of a stack."""
+    return u.div_((rms(u) / threshold).clamp_(min=1.0))
