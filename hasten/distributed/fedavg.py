@@ -26,7 +26,7 @@ CARD = Card(
     use="""import hasten
 from hasten.distributed import FedAvg
 
-trace = hasten.run(FedAvg(server_lr=1.0{hyper}), hasten.problem("digits-federated"))""",
+trace = hasten.run(FedAvg(server_lr=1.0{hyper}), hasten.problem("digits-federated"), budget=100)""",
     search_space={"lr": LogReal(1e-3, 3.0), "local_steps": Integer(1, 20, log=True)},
 )
 

@@ -30,7 +30,7 @@ CARD = Card(
     use="""import hasten
 from hasten.distributed import TernGrad
 
-trace = hasten.run(TernGrad(clip_sigma=2.5{hyper}), hasten.problem("digits-federated"))""",
+trace = hasten.run(TernGrad(clip_sigma=2.5{hyper}), hasten.problem("digits-federated"), budget=100)""",
     search_space={"lr": LogReal(1e-3, 1.0)},
 )
 
