@@ -8,7 +8,8 @@ per step, multistep methods one row that reaches back to the outputs of earlier 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
@@ -119,11 +120,8 @@ class Sampler(Method[Sampling, Any]):
         return SamplerState(problem.noise, planned(self, problem.schedule, problem.horizon), generator)
 
     def step(self, problem: Sampling, state: Any) -> Any:
-        try:
-            with torch.no_grad():
-                state.x = self.advance(problem.denoiser, state)
-        except DivergedError as error:
-            raise DivergedError(f"step {state.index + 1} of {len(state.plan)}: {error}") from None
+        with solving(lambda: f"step {state.index + 1} of {len(state.plan)}"):
+            state.x = self.advance(problem.denoiser, state)
         state.index += 1
         return state
 
@@ -138,6 +136,16 @@ class Sampler(Method[Sampling, Any]):
 
     def done(self, state: Any) -> bool:
         return state.index >= len(state.plan)
+
+
+@contextmanager
+def solving(where: Callable[[], str]) -> Iterator[None]:
+    """Evaluate networks without gradients; if one leaves the finite numbers, say `where` in the chain."""
+    try:
+        with torch.no_grad():
+            yield
+    except DivergedError as error:
+        raise DivergedError(f"{where()}: {error}") from None
 
 
 @lru_cache(maxsize=256)

@@ -204,4 +204,5 @@ def classes(components: int = 6, dim: int = 8, variance: float = 0.3, seed: int 
 
 
 def _column(level: Level, x: Tensor) -> Tensor:
-    return torch.as_tensor(level).to(x).reshape(-1, 1)
+    level = level if isinstance(level, Tensor) else torch.tensor(level, dtype=torch.float64)
+    return level.to(x).reshape(-1, 1)

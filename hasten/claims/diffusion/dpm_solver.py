@@ -62,7 +62,6 @@ def order_three(seed: int) -> float:
     quantity="fitted order of convergence",
     relation="in",
     threshold=(1.85, 2.1),
-    paper_id=92,
     note=NOTE,
 )
 def order_two_multistep(seed: int) -> float:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from hasten.core import check
 from hasten.core.card import Card, Choice
-from hasten.core.errors import DivergedError, InputError
+from hasten.core.errors import InputError
 from hasten.core.kinds.sample import Denoises, Sampling
-from hasten.diffusion.base import Sampler, planned, sampler
+from hasten.diffusion.base import Sampler, planned, sampler, solving
 from hasten.diffusion.samplers.ddim import standard_normal
 from hasten.diffusion.samplers.exponential import Span, first_order, second_order
 from hasten.numerics.noise import Schedule
@@ -167,12 +167,9 @@ class ParaDiGMS(Sampler):
         window = slice(begin, begin + open_slots)
         x, old = state.slots[:open_slots], state.slots[1 : open_slots + 1]
         state.index += 1
-        try:
-            with torch.no_grad():
-                drift = self._base_steps(problem.denoiser, x, state, window) - x
-                new = x[0] + drift.cumsum(0)
-        except DivergedError as error:
-            raise DivergedError(f"round {state.index}, steps {begin + 1} to {begin + open_slots}: {error}") from None
+        with solving(lambda: f"round {state.index}, steps {begin + 1} to {begin + open_slots}"):
+            drift = self._base_steps(problem.denoiser, x, state, window) - x
+            new = x[0] + drift.cumsum(0)
         change = (new - old).flatten(2).square().mean(2).amax(1) / state.variance[window]
         moving = (change > self.tol**2).nonzero()
         settled = len(moving) == 0 or (self.max_iter is not None and state.index >= self.max_iter)

@@ -99,6 +99,7 @@ class DPMSolver(Predicting):
         variant: `singlestep` evaluates `order` times per step, `multistep` once.
         predict: `eps`, or `x0` for DPM-Solver++.
         r1, r2: where in the step (in lam) the inner evaluations of `singlestep` lie; 1/2, or 1/3 and 2/3, if None.
+            The third order needs r2 = 2/3.
         lower_order_final: end a `multistep` chain of fewer than 15 steps with a step of order 1.
         grid, steps: see `Sampler`.
 

@@ -12,7 +12,7 @@ from hasten.core import check
 from hasten.core.card import Card, Choice
 from hasten.core.errors import DivergedError, InputError
 from hasten.core.kinds.sample import Sampling
-from hasten.diffusion.base import combine, sampler
+from hasten.diffusion.base import combine, sampler, solving
 from hasten.diffusion.samplers.exponential import Predicting, Span, first_order, second_order, third_order
 
 CARD = Card(
@@ -110,7 +110,7 @@ class DPMSolverAdaptive(Predicting):
             else (second_order(span, r1=1.0 / 3.0), third_order(span))
         )
         low = high = x = state.x
-        with torch.no_grad():
+        with solving(lambda: f"attempt {state.index + 1}"):
             for i, (t, scale, weights) in enumerate(higher):
                 if i > 0 or not state.outputs:
                     state.outputs.insert(0, self.output(denoiser, high, t))
@@ -129,7 +129,8 @@ class DPMSolverAdaptive(Predicting):
         else:
             del state.outputs[:-1]
         state.h = 0.9 * h * max(error, 1e-12) ** (-1.0 / order)
-        if state.h < 1e-7 * rest and not state.finished:
+        whole = schedule.lam(schedule.t_min) - schedule.lam(schedule.T)
+        if state.left is None and state.h < 1e-4 * whole and not state.finished:
             raise DivergedError(
                 f"attempt {state.index}: the step shrank to {state.h:.1e} in lam at t={s:.4g}; the network is too "
                 "rough for this tolerance, raise atol or rtol"
