@@ -1,0 +1,194 @@
+"""What every schedule, gradient filter and weight average must stand, on any optimizer."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from hasten.core.registry import methods
+from hasten.optim.averaging import PolynomialAverager, WeightAverage
+from hasten.optim.refined_schedule import GradNormRecorder, LinearDecay, RefinedSchedule
+from hasten.optim.wrapper import GradientHook
+
+HORIZON = 24
+OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
+    "sgd": lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9),
+    "adamw": lambda params: torch.optim.AdamW(params, lr=0.01),
+}
+
+
+def kinds() -> list[type]:
+    """Everything that a card of the family offers beside an optimizer, and what has no card of its own."""
+    found = [card.load() for card in methods("optim")]
+    beside = [
+        cls for cls in found if isinstance(cls, type) and issubclass(cls, (GradientHook, WeightAverage, LRScheduler))
+    ]
+    return [*beside, PolynomialAverager, GradNormRecorder, RefinedSchedule]
+
+
+def arguments(cls: type) -> tuple[Any, ...]:
+    if issubclass(cls, LinearDecay):
+        return (HORIZON,)
+    if issubclass(cls, RefinedSchedule):
+        return ([0.2, 1.0, 0.7, 0.5, 0.1],)
+    return ()
+
+
+@dataclass
+class Loop:
+    """A network in training with what stands beside its optimizer."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    beside: Any
+
+    @classmethod
+    def make(cls, kind: type, optimizer: str) -> Loop:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).double()
+        groups = [{"params": model[0].parameters()}, {"params": [*model[1].parameters(), *model[3].parameters()]}]
+        made = OPTIMIZERS[optimizer](groups)
+        given = model if issubclass(kind, WeightAverage) else made
+        return cls(model, made, kind(given, *arguments(kind)))
+
+    def gradients(self, t: int, skip: bool = False) -> torch.Tensor:
+        inputs = torch.sin(torch.arange(24, dtype=torch.float64).reshape(8, 3) * (t + 1))
+        self.optimizer.zero_grad()
+        loss = self.model(inputs).square().mean() - self.model(-inputs).mean()
+        loss.backward()
+        if skip:
+            self.model[0].bias.grad = None
+        return loss
+
+    def steps(self, first: int, last: int, closure: bool = False) -> list[torch.Tensor]:
+        for t in range(first, last):
+            if closure:
+                self.optimizer.step(lambda t=t: self.gradients(t, skip=t % 5 == 1).item())
+            else:
+                self.gradients(t, skip=t % 5 == 1)
+                self.optimizer.step()
+            if not isinstance(self.beside, GradientHook):
+                self.beside.step()
+        return self.seen()
+
+    def seen(self) -> list[torch.Tensor]:
+        tensors = list(self.model.state_dict().values())
+        if isinstance(self.beside, WeightAverage):
+            tensors += self.beside.averaged_model.state_dict().values()
+        if isinstance(self.beside, GradNormRecorder):
+            tensors.append(torch.tensor(self.beside.norms))
+        tensors.append(torch.tensor([group["lr"] for group in self.optimizer.param_groups]))
+        return [tensor.detach().clone() for tensor in tensors]
+
+
+def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second))
+
+
+pytestmark = [
+    pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__),
+    pytest.mark.parametrize("optimizer", OPTIMIZERS),
+]
+
+
+def test_trains(kind: type, optimizer: str):
+    loop = Loop.make(kind, optimizer)
+    start = loop.seen()
+    end = loop.steps(0, 15)
+    assert not same(start, end)
+    assert all(torch.isfinite(tensor).all() for tensor in end)
+
+
+def test_saved_state_continues_exactly(kind: type, optimizer: str):
+    loop = Loop.make(kind, optimizer)
+    loop.steps(0, 9)
+    file = io.BytesIO()
+    parts = (loop.model, loop.optimizer, loop.beside)
+    torch.save([part.state_dict() for part in parts], file)
+    expected = loop.steps(9, 20)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    other = Loop.make(kind, optimizer)
+    other.steps(0, 3)
+    for part, state in zip((other.model, other.optimizer, other.beside), saved):
+        part.load_state_dict(state)
+    assert same(other.steps(9, 20), expected)
+
+
+def test_loaded_state_shares_no_memory(kind: type, optimizer: str):
+    loop = Loop.make(kind, optimizer)
+    loop.steps(0, 9)
+    saved = copy.deepcopy(loop.beside.state_dict())
+    kept = copy.deepcopy(saved)
+    other = Loop.make(kind, optimizer)
+    other.beside.load_state_dict(saved)
+    other.steps(0, 5)
+    assert repr(saved) == repr(kept)
+
+
+def test_deep_copies_go_their_own_way(kind: type, optimizer: str):
+    loop = Loop.make(kind, optimizer)
+    if isinstance(loop.beside, LRScheduler):
+        return  # torch's schedulers bind the step method of the very optimizer: they are copied by state_dict
+    loop.steps(0, 7)
+    copied = copy.deepcopy(loop)
+    before = loop.seen()
+    moved = copied.steps(7, 15)
+    assert same(loop.seen(), before), "the copy must not touch the original"
+    assert same(loop.steps(7, 15), moved)
+
+
+def test_closure_is_the_same_as_gradients_before(kind: type, optimizer: str):
+    plain = Loop.make(kind, optimizer).steps(0, 8)
+    assert same(Loop.make(kind, optimizer).steps(0, 8, closure=True), plain)
+
+
+def test_parameters_added_later_take_part(kind: type, optimizer: str):
+    if not issubclass(kind, GradientHook):
+        return
+    loop = Loop.make(kind, optimizer)
+    loop.steps(0, 3)
+    late = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    loop.optimizer.add_param_group({"params": [late]})
+    late.grad = torch.ones(2, dtype=torch.float64)
+    loop.optimizer.step()
+    assert not torch.equal(late.detach(), torch.ones(2, dtype=torch.float64))
+    loop.steps(3, 6)
+
+
+def test_can_be_removed(kind: type, optimizer: str):
+    loop = Loop.make(kind, optimizer)
+    if not isinstance(loop.beside, GradientHook):
+        assert not loop.optimizer._optimizer_step_pre_hooks, "only gradient hooks may sit on the optimizer"
+        return
+    loop.beside.remove()
+    loop.beside.remove()
+    assert not loop.optimizer._optimizer_step_pre_hooks
+    steps = loop.beside.steps
+    loop.steps(0, 2)
+    assert loop.beside.steps == steps
+
+
+def test_sparse_gradients_are_refused(kind: type, optimizer: str):
+    if not issubclass(kind, GradientHook):
+        return
+    table = nn.Embedding(5, 2, sparse=True)
+    made = torch.optim.SGD(table.parameters(), lr=0.1)
+    kind(made)
+    table(torch.tensor([1, 2])).sum().backward()
+    with pytest.raises(ValueError, match="does not take sparse gradients"):
+        made.step()
+
+
+def test_only_an_optimizer_or_a_network_is_accepted(kind: type, optimizer: str):
+    with pytest.raises((TypeError, ValueError)):
+        kind([nn.Parameter(torch.zeros(1))], *arguments(kind))
