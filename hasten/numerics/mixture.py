@@ -181,8 +181,8 @@ class Gaussian(GaussianMixture):
 def circle(components: int = 5, dim: int = 2, radius: float = 2.0, variance: float = 0.15) -> GaussianMixture:
     """The standard mixture: components on a circle (dim 2) or in fixed random directions, weights falling linearly.
 
-    With the defaults: five components of variance 0.15 on a circle of radius 2, weights .30, .25, .20, .15, .10. In more
-    dimensions the radius grows as sqrt(dim/2), so that the scale per coordinate stays.
+    With the defaults: five components of variance 0.15 on a circle of radius 2, weights .30, .25, .20, .15, .10. In
+    more dimensions the radius grows as sqrt(dim/2), so that the scale per coordinate stays.
     """
     check.integer("components", components, 1)
     check.integer("dim", dim, 1)
