@@ -19,14 +19,19 @@ _WHERE = {
     "Real": "hasten.core.card",
     "Result": "hasten.core.result",
     "Trace": "hasten.core.trace",
+    "federation": "hasten.core.kinds.federate",
     "get": "hasten.core.registry",
     "methods": "hasten.core.registry",
     "minimisation": "hasten.core.kinds.minimise",
     "problem": "hasten.core.catalogue",
     "race": "hasten.core.race",
     "register": "hasten.core.registry",
+    "registration": "hasten.core.kinds.register",
     "run": "hasten.core.run",
+    "saddle": "hasten.core.kinds.saddle",
+    "sampling": "hasten.core.kinds.sample",
     "training": "hasten.core.kinds.train",
+    "transport": "hasten.core.kinds.transport",
 }
 _PACKAGES = ("claims", "diffusion", "distributed", "numerics", "optim", "problems", "solve")
 
@@ -37,8 +42,13 @@ if TYPE_CHECKING:
     from hasten.core.card import Card, Choice, Integer, LogReal, Real
     from hasten.core.catalogue import problem
     from hasten.core.claim import claims
+    from hasten.core.kinds.federate import federation
     from hasten.core.kinds.minimise import minimisation
+    from hasten.core.kinds.register import registration
+    from hasten.core.kinds.saddle import saddle
+    from hasten.core.kinds.sample import sampling
     from hasten.core.kinds.train import training
+    from hasten.core.kinds.transport import transport
     from hasten.core.method import Method
     from hasten.core.problem import Instance, Problem
     from hasten.core.race import race

@@ -78,8 +78,9 @@ def no_feedback_fails(seed: int) -> float:
     statement=f"With gradient noise 1 per entry, at lr = 0.03/L, EControl ends at 0.8x EF21's error or less; {_SCALE}.",
     quantity="mean error over rounds 1500 to 3000, ratio to EF21",
     threshold=0.8,
+    seeds=(10, 11, 12, 13, 14),
     note="The error fluctuates by a third from round to round at the end, hence the mean over the second half. "
-    "L is the smoothness of the mean objective.",
+    "L is the smoothness of the mean objective. The measure was chosen on seeds 0 and 1, so the seeds here are others.",
 )
 def less_noise_than_ef21(seed: int) -> float:
     lr = 0.03 / _instance(seed).L
