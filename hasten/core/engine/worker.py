@@ -31,14 +31,20 @@ def send(stream: BinaryIO, message: Any) -> None:
 
 def receive(stream: BinaryIO) -> Any:
     """Read one frame; raises `EOFError` at the end of the stream."""
-    header = stream.read(HEADER.size)
-    if len(header) < HEADER.size:
-        raise EOFError
-    (length,) = HEADER.unpack(header)
-    body = stream.read(length)
-    if len(body) < length:
-        raise EOFError
-    return cloudpickle.loads(body)
+    (length,) = HEADER.unpack(_exactly(stream, HEADER.size))
+    return cloudpickle.loads(_exactly(stream, length))
+
+
+def _exactly(stream: BinaryIO, count: int) -> bytes:
+    """`count` bytes; an unbuffered pipe hands out at most its capacity (64 KiB) at a time."""
+    parts = []
+    while count > 0:
+        part = stream.read(count)
+        if not part:
+            raise EOFError
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
 
 
 def serve(jobs: queue.Queue[Any], out: BinaryIO) -> None:
