@@ -45,10 +45,12 @@ def plane_fit(points: Tensor, matched: Tensor, normals: Tensor, weights: Tensor 
     rows = torch.cat((torch.linalg.cross(points, normals), normals), 1)
     residual = ((points - matched) * normals).sum(1)
     system = rows.T @ (w.unsqueeze(1) * rows)
-    factor, info = torch.linalg.cholesky_ex(system)
-    if int(info) != 0 or not bool(torch.isfinite(factor).all()):
+    if not bool(torch.isfinite(system).all()):
+        raise DivergedError("plane fit: the weights are all zero or the points are not finite")
+    curvature = torch.linalg.eigvalsh(system)
+    if float(curvature[0]) <= 1e-12 * float(curvature[-1]):
         raise DivergedError("plane fit: the normals do not determine the motion; take metric='point'")
-    small = -torch.cholesky_solve((rows.T @ (w * residual)).unsqueeze(1), factor).squeeze(1)
+    small = -torch.linalg.solve(system, rows.T @ (w * residual))
     rotation = rotation_exp(small[:3])
     return _assemble(rotation, small[3:])
 

@@ -33,7 +33,7 @@ def random_transport(n: int = 200, eta: float = 500.0) -> Problem:
         "random-transport",
         build,
         1.0 / eta,
-        target=1e-9,
-        budget=3000,
+        target=1e-6,
+        budget=10000,
         summary="Random assignment with weak entropy: Sinkhorn needs thousands of rounds.",
     )

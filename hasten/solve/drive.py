@@ -109,7 +109,7 @@ def solve(
         method: a solver, or the name of one with its hyper-parameters in `hyper`.
         tol: metric at which the problem counts as solved; the problem's own target if not given.
         max_iter: most steps; the problem's budget if not given.
-        callback: called with the current answer after every step; a true answer stops.
+        callback: called with the current answer after every `problem.every` steps; a true answer stops.
         seed: of the problem and of the method.
 
     Raises:
@@ -128,7 +128,6 @@ def solve(
     def observe(trace: Trace) -> bool:
         return bool(callback(watched.state.x)) if callback is not None and trace.steps[-1] > 0 else False
 
-    message = None
     try:
         trace = run(watched, problem, seed, budget=max_iter, target=tol, on_record=observe)
     except ProblemError:

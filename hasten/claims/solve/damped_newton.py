@@ -35,11 +35,11 @@ def _logistic(seed: int) -> Problem:
         instance.x0 = x0 if seed == 0 else 10.0 * torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
         return instance
 
-    return replace(base, build=build)
+    return replace(base, build=build, every=1)
 
 
 def _steps(method: str, seed: int, budget: int, **hyper: float) -> float:
-    return run(get(method).make(**hyper), _logistic(seed), budget=budget, target=_TARGET, every=1).cost_to()
+    return run(get(method).make(**hyper), _logistic(seed), budget=budget, target=_TARGET).cost_to()
 
 
 @cache

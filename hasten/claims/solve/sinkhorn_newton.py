@@ -12,8 +12,8 @@ _METHOD = "solve.sinkhorn-newton-sparse"
 _SCALE = "random 200 x 200 costs, uniform masses, eta = 500, marginal error 1e-9, density 15/n; Sinkhorn capped at 3000"
 
 
-def _trace(method: str, seed: int, budget: int = 3000, eta: float = 500.0, every: int = 1, **hyper: float) -> Trace:
-    return run(get(method).make(**hyper), ready("random-transport", eta=eta), seed, budget=budget, every=every)
+def _trace(method: str, seed: int, budget: int = 3000, eta: float = 500.0, **hyper: float) -> Trace:
+    return run(get(method).make(**hyper), ready("random-transport", eta=eta), seed, budget=budget, target=1e-9)
 
 
 @claim(

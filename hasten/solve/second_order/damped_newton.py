@@ -29,7 +29,7 @@ class NewtonState:
         x: the point.
         gradient: gradient there.
         sigma: damping constant carried by `UniversalNewton`.
-        finished: no further step can change x.
+        finished: no further step changes x: the accuracy of the arithmetic is reached.
     """
 
     x: Tensor
@@ -93,6 +93,8 @@ class DampedNewton(Solver[Minimisation, NewtonState]):
     def move(problem: Minimisation, state: NewtonState, direction: Direction, alpha: float) -> NewtonState:
         """The state after the step `alpha`."""
         x = finite("x", direction.point(alpha))
+        if torch.equal(x, state.x):
+            return replace(state, finished=True)
         return replace(state, x=x, gradient=finite("the gradient", problem.gradient(x)))
 
 
@@ -279,8 +281,7 @@ class UniversalNewton(DampedNewton):
         beta: exponent of the decrement, in [0, 1]; 2/3 is `(q-2)/(q-1)` at the highest order q = 4.
         sigma0: first damping constant, > 0; its size hardly matters.
         c: factor of the search, > 1.
-        max_backtrack: most trials per step; the solver is done when none is accepted, which happens at the
-            accuracy of the arithmetic.
+        max_backtrack: most trials per step; the solver is done when none is accepted.
     """
 
     beta: float = 2.0 / 3.0
@@ -304,6 +305,8 @@ class UniversalNewton(DampedNewton):
             theta = sigma * direction.decrement**self.beta
             alpha = 1.0 / (1.0 + theta)
             w = direction.point(alpha)
+            if torch.equal(w, state.x):
+                break
             g = problem.gradient(w)
             gain = float(torch.dot(g.reshape(-1), direction.n))
             if 2.0 * alpha * theta * gain >= direction.dual(g):
