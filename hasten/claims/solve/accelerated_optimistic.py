@@ -107,8 +107,8 @@ def _gap_ratio(payoffs: str, seed: int) -> float:
     quantity="duality gap at T = 1000, ratio to OG",
     threshold=0.4,
     seeds=range(100, 115),
-    note="T is fixed: later OG turns linear and overtakes. The trial behind the threshold does not say how payoffs were "
-    "drawn; [0, 1] was chosen after a look at both distributions on other seeds. See `smaller-gap-normal`.",
+    note="T is fixed: later OG turns linear and overtakes. The trial behind the threshold does not say how payoffs "
+    "were drawn; [0, 1] was chosen after a look at both distributions on other seeds. See `smaller-gap-normal`.",
 )
 def smaller_gap_uniform(seed: int) -> float:
     return _gap_ratio("uniform", seed)
