@@ -54,5 +54,6 @@ def cifar10(width: int = 32, batch: int = 64) -> Problem:
         target=1.45,
         budget=500,
         every=25,
+        contenders=("optim.adamw", "optim.sgd", "optim.adopt", "optim.lion", "optim.linear-decay"),
         summary="three convolutions with batch norm on 10,000 images of CIFAR-10",
     )

@@ -104,6 +104,7 @@ def language_model(
         target=target,
         budget=400,
         every=20,
+        contenders=("optim.adamw", "optim.sgd", "optim.adopt", "optim.lion", "optim.linear-decay"),
         summary=summary,
     )
 

@@ -87,7 +87,7 @@ GOLDEN: list[tuple[type, dict[str, float], list[list[float]]]] = [
 def test_authors_trajectory(rule: type, hyper: dict[str, float], expected: list[list[float]]):
     params = parameters()
     found = digests(params, rule(params, **hyper).step)
-    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=0, atol=1e-12)
+    torch.testing.assert_close(*torch.tensor([found, expected], dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 def steps(params: list[Any], optimizer: Any, first: int, last: int) -> list[torch.Tensor]:

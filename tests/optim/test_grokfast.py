@@ -64,7 +64,7 @@ def test_authors_trajectory(wrapper: Any, hyper: dict[str, Any], expected: list[
     optimizer = torch.optim.SGD(params, lr=0.01)
     wrapper(optimizer, **hyper)
     found = digests(params, optimizer.step)
-    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=0, atol=1e-12)
+    torch.testing.assert_close(*torch.tensor([found, expected], dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 def filtered(wrapper: Any, raw: list[float], **hyper: Any) -> list[float]:

@@ -16,6 +16,7 @@ from hasten.core.catalogue import Ready, problem, problems
 from hasten.core.errors import InputError
 from hasten.core.kinds.minimise import Minimisation
 from hasten.core.kinds.train import Training
+from hasten.core.registry import get
 from hasten.core.run import run
 from hasten.optim.adapter import OptimizerMethod, Parts
 from hasten.problems.data import SOURCES
@@ -84,6 +85,7 @@ def test_description(entry: Ready):
     assert made.target is not None
     assert made.target < value < float("inf")
     assert made.every <= made.budget
+    assert all(made.kind in get(name).kinds for name in made.contenders)
     assert start.calls.total() == 0, "the metric must not count as an oracle call"
 
 
