@@ -97,7 +97,7 @@ class Claim:
         """Hash of everything that the figure depends on, as far as it can be known."""
         import torch
 
-        parts = (self.function.__module__, *modules(self.method))
+        parts = sorted({*fingerprint.closure(self.function.__module__), *modules(self.method)})
         version = str(torch.__version__).partition("+")[0]
         return fingerprint.digest(fingerprint.sources(*parts), self.threshold, self.seeds, version)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import json
@@ -19,14 +20,52 @@ def digest(*parts: Any) -> str:
 
 def source(module: str) -> str:
     """Hash of a module's source file; of its name where there is no file."""
+    file = _file(module)
+    content = file.read_bytes() if file else module.encode()
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def closure(*modules: str) -> tuple[str, ...]:
+    """These modules and all of hasten's that they import, directly or not, so that a change in any of them shows.
+
+    The core is left out, except for the kinds of problem: what it does is the same for all methods.
+    """
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        file = _file(module) if module not in found else None
+        found.add(module)
+        if file is not None and module.startswith("hasten."):
+            waiting += _imports(ast.parse(file.read_bytes()))
+    return tuple(sorted(found))
+
+
+def _imports(tree: ast.AST) -> list[str]:
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            parts = [f"{node.module}.{alias.name}" for alias in node.names]
+            parts = [part for part in parts if part.startswith("hasten.") and _file(part)]
+            names += parts or [node.module]
+    return [
+        name
+        for name in names
+        if name.startswith("hasten.core.kinds.") or (name.startswith("hasten.") and not name.startswith("hasten.core"))
+    ]
+
+
+def _file(module: str) -> Path | None:
     loaded = sys.modules.get(module)
     if loaded is not None:
         origin = getattr(loaded, "__file__", None)
     else:
-        spec = importlib.util.find_spec(module)
+        try:
+            spec = importlib.util.find_spec(module)
+        except ModuleNotFoundError:
+            return None
         origin = spec.origin if spec else None
-    content = Path(origin).read_bytes() if origin and Path(origin).is_file() else module.encode()
-    return hashlib.sha256(content).hexdigest()[:32]
+    return Path(origin) if origin and Path(origin).is_file() else None
 
 
 def sources(*modules: str) -> str:

@@ -1,4 +1,4 @@
-"""Measuring many claims at once, each in a process of its own."""
+"""Measuring many claims at once, in processes of their own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def measure(chosen: Sequence[Claim], jobs: int = 1) -> Iterator[tuple[Claim, Out
     """Measure claims, `jobs` at a time; yields each with its outcome, or with what went wrong, as they end."""
     check.integer("jobs", jobs, 1)
     by_id = {made.id: made for made in chosen}
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(_measure, name): name for name in by_id}
         for future in as_completed(futures):
             made = by_id[futures[future]]

@@ -66,6 +66,7 @@ class Lane:
     reference: Reference
     key: str
     contender: Contender
+    sources: str
     hypers: list[dict[str, Any]]
     hyper: dict[str, Any] = field(default_factory=dict)
     scores: list[tuple[int, float]] = field(default_factory=list)
@@ -196,7 +197,8 @@ class Plan:
             key = reference.key(problem)
             for contender in contenders:
                 hypers = tuning.candidates(contender.card, settings.trials, contender.fixed, settings.seed)
-                self.lanes.append(Lane(problem, reference, key, contender, hypers))
+                sources = fingerprint.sources(*registry.modules(contender.card.id))
+                self.lanes.append(Lane(problem, reference, key, contender, sources, hypers))
         self.entries = self._local_entries()
 
     def _field(self, problem: Problem, methods: Sequence[str], baseline: str | None) -> tuple[list[Contender], str]:
@@ -308,10 +310,9 @@ class Plan:
         """One run of this lane as a message."""
         card = lane.contender.card
         target = lane.problem.target if self.settings.target is None else self.settings.target
-        version = fingerprint.machine()["torch"]
+        version = str(torch.__version__)
         limits = [budget.steps, budget.seconds, budget.calls, target, lane.problem.every]
-        sources = fingerprint.sources(*registry.modules(card.id))
-        key = fingerprint.digest(lane.key, card.id, sources, dict(hyper), seed, limits, version)
+        key = fingerprint.digest(lane.key, card.id, lane.sources, dict(hyper), seed, limits, version)
         return Job(key, lane.reference, card.id, dict(hyper), seed, budget, target, role, self.files, self.entries)
 
     def _result(self, runs: list[Scored], engine: Engine, machine: dict[str, str]) -> Result:

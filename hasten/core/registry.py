@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from hasten.core import fingerprint
 from hasten.core.card import Card
 from hasten.core.errors import InputError, unknown
 
@@ -103,11 +103,8 @@ def entry(name: str) -> Entry:
 
 
 def modules(name: str) -> tuple[str, ...]:
-    """Modules that a method's numbers depend on: its own, and its family's base and adapter."""
-    found = entry(name)
-    family = f"hasten.{found.card.family}"
-    shared = [f"{family}.{part}" for part in ("base", "adapter")] if found.card.family in FAMILIES else []
-    return (found.module, *(module for module in shared if importlib.util.find_spec(module)))
+    """Modules that a method's numbers depend on: its own and what that imports."""
+    return fingerprint.closure(entry(name).module)
 
 
 def get(name: str) -> Card:

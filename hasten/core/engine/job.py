@@ -47,15 +47,15 @@ class Reference:
 
     def key(self, problem: Problem) -> str:
         """Hash of the problem's definition: another key, another problem."""
-        kind_modules = {part.__module__ for part in (problem.build,) if part.__module__.startswith("hasten.")}
-        parts = [fingerprint.sources(*sorted(kind_modules)), problem.name]
+        modules = [problem.build.__module__] if problem.build.__module__.startswith("hasten.") else []
+        parts = [fingerprint.sources(*fingerprint.closure(*modules)), problem.name]
         if self.how == "file":
             parts.append(hashlib.sha256(Path(str(self.what)).read_bytes()).hexdigest())
         elif self.how == "object":
             parts.append(hashlib.sha256(self.what if isinstance(self.what, bytes) else b"").hexdigest())
         else:
             factory = next(e.factory for e in catalogue.problems() if e.name == problem.name.partition(":")[0])
-            parts.append(fingerprint.source(factory.__module__))
+            parts.append(fingerprint.sources(*fingerprint.closure(factory.__module__)))
         return fingerprint.digest(*parts)
 
 
