@@ -30,7 +30,7 @@ CARD = Card(
     when="Gradients point steadily one way (valleys, GANs): steps grow where Adam's stay at lr.",
     kinds=KINDS,
     use="optimizer = hasten.optim.AdaBelief(model.parameters(){hyper})",
-    search_space={"lr": LogReal(3e-4, 3e-2)},
+    search_space={"lr": LogReal(1e-4, 1e-1)},
 )
 
 

@@ -31,7 +31,7 @@ CARD = Card(
     when="Optimizer memory is what limits the model.",
     kinds=KINDS,
     use="optimizer = hasten.optim.Adafactor(model.parameters(), scale_parameter=False, relative_step=False{hyper})",
-    search_space={"lr": LogReal(3e-4, 3e-2)},
+    search_space={"lr": LogReal(1e-4, 1e-1)},
 )
 
 

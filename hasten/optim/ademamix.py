@@ -31,7 +31,7 @@ CARD = Card(
     when="Long runs in which old gradients stay relevant, such as language-model pre-training.",
     kinds=KINDS,
     use="optimizer = hasten.optim.AdEMAMix(model.parameters(){hyper})",
-    search_space={"lr": LogReal(3e-4, 3e-2), "alpha": Real(1.0, 8.0)},
+    search_space={"lr": LogReal(1e-4, 1e-1), "alpha": Real(1.0, 8.0)},
 )
 
 

@@ -30,7 +30,7 @@ CARD = Card(
     when="Gradients are noisy or rare and large, or Adam needs a beta2 tuned to the problem.",
     kinds=KINDS,
     use="opt = hasten.optim.ADOPT(model.parameters(){hyper})",
-    search_space={"lr": LogReal(3e-4, 3e-2)},
+    search_space={"lr": LogReal(1e-4, 1e-1)},
 )
 
 

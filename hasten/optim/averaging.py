@@ -31,7 +31,7 @@ CARD = Card(
     kinds=KINDS,
     use="optimizer = torch.optim.AdamW(model.parameters(){hyper.lr})\n"
     "average = hasten.optim.LatestWeightAverage(model{hyper})",
-    search_space={"lr": LogReal(1e-4, 3e-2), "k": Integer(3, 10), "every": Integer(3, 60, log=True)},
+    search_space={"lr": LogReal(1e-4, 1e-1), "k": Integer(3, 10), "every": Integer(3, 60, log=True)},
 )
 
 

@@ -31,7 +31,7 @@ CARD = Card(
     when="Adam's quality is wanted at half its memory; use about a tenth of Adam's learning rate.",
     kinds=KINDS,
     use="optimizer = hasten.optim.CAME(model.parameters(){hyper})",
-    search_space={"lr": LogReal(3e-5, 3e-3)},
+    search_space={"lr": LogReal(1e-5, 1e-2)},
 )
 
 

@@ -31,7 +31,7 @@ EMA_CARD = Card(
     when="Generalisation sets in long after the training data are fitted, or progress is in slow directions.",
     use="optimizer = torch.optim.AdamW(model.parameters(){hyper.lr})\n"
     "slow = hasten.optim.GrokfastEMA(optimizer{hyper})",
-    search_space={"lr": LogReal(1e-4, 3e-2), "alpha": Real(0.8, 0.99), "lamb": LogReal(0.5, 5.0)},
+    search_space={"lr": LogReal(1e-4, 1e-1), "alpha": Real(0.8, 0.99), "lamb": LogReal(0.5, 5.0)},
 )
 MA_CARD = Card(
     name="grokfast-ma",
@@ -41,7 +41,7 @@ MA_CARD = Card(
     when="As Grokfast with a running average, where memory is plenty and the window is known.",
     use="optimizer = torch.optim.AdamW(model.parameters(){hyper.lr})\n"
     "slow = hasten.optim.GrokfastMA(optimizer, window=100{hyper})",
-    search_space={"lr": LogReal(1e-4, 3e-2), "lamb": LogReal(0.5, 10.0)},
+    search_space={"lr": LogReal(1e-4, 1e-1), "lamb": LogReal(0.5, 10.0)},
 )
 
 

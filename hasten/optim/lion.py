@@ -201,7 +201,7 @@ optimizer(
         "Lion",
         "The sign of an interpolated momentum, with weight decay that confines the weights to a box.",
         "Memory is short, batches are large, or a bound on the weights' size is wanted.",
-        {"lr": LogReal(3e-5, 3e-3), "weight_decay": Real(0.0, 1.0)},
+        {"lr": LogReal(1e-5, 1e-2), "weight_decay": Real(0.0, 1.0)},
     )
 )(Lion)
 optimizer(
