@@ -63,7 +63,7 @@ def explicit(alpha, steps: int) -> list[np.ndarray]:
         (RootNewton(3.0, 2.0), lambda G: 1 / (1 + math.sqrt(18 * G))),
         (RootNewton(4.0, 2.0), lambda G: 1 / (1 + 18 ** (1 / 3) * G ** (2 / 3))),
     ],
-    ids=str,
+    ids=["newton", "aicn", "root-2", "root-3", "root-4"],
 )
 def test_explicit_steps_follow_the_formula(solver, alpha) -> None:
     np.testing.assert_allclose(path(solver, 12), explicit(alpha, 12), rtol=1e-10, atol=1e-10)
