@@ -91,7 +91,9 @@ class AdaBelief(RuleOptimizer):
         if group["rectify"]:
             factor = rectification(beta2, t)
             normalise, step, root = factor is not None, step * (factor or 1.0), 1.0
-        return dict(decay, step=step, root=root, beta1=beta1, beta2=beta2, eps=group["eps"], normalise=normalise)
+        return dict(
+            decay, step=step, root=root, weight1=1 - beta1, weight2=1 - beta2, eps=group["eps"], normalise=normalise
+        )
 
     @staticmethod
     def update(
@@ -103,13 +105,13 @@ class AdaBelief(RuleOptimizer):
         *,
         step: Scalar,
         root: Scalar,
-        beta1: Scalar,
-        beta2: Scalar,
+        weight1: Scalar,
+        weight2: Scalar,
         eps: Scalar,
         normalise: bool,
     ) -> None:
-        ema_(exp_avg, g, beta1)
-        ema_square_(exp_avg_var, g - exp_avg, beta2).add_(eps)
+        ema_(exp_avg, g, weight1)
+        ema_square_(exp_avg_var, g - exp_avg, weight2).add_(eps)
         var = exp_avg_var if max_exp_avg_var is None else maximum_(max_exp_avg_var, exp_avg_var)
         if normalise:
             add_ratio_(p, -step * root, exp_avg, var.sqrt().add_(eps * root))

@@ -113,8 +113,8 @@ class Adafactor(RuleOptimizer):
             rho = min(1e-6 * t if group["warmup_init"] else rho, t**-0.5)
         return {
             "rho": rho,
-            "beta1": group["beta1"],
-            "beta2": 1.0 - t ** group["decay_rate"],
+            "weight1": None if group["beta1"] is None else 1 - group["beta1"],
+            "weight2": float(t ** group["decay_rate"]),
             "floor": group["eps"][0],
             "smallest": group["eps"][1] if group["scale_parameter"] else None,
             "threshold": group["clip_threshold"],
@@ -131,8 +131,8 @@ class Adafactor(RuleOptimizer):
         exp_avg_sq: Tensor | None = None,
         exp_avg: Tensor | None = None,
         rho: Scalar,
-        beta1: Scalar | None,
-        beta2: Scalar,
+        weight1: Scalar | None,
+        weight2: Scalar,
         floor: Scalar,
         smallest: Scalar | None,
         threshold: Scalar,
@@ -140,17 +140,17 @@ class Adafactor(RuleOptimizer):
     ) -> None:
         square = (g * g).add_(floor)
         if exp_avg_sq_row is not None and exp_avg_sq_col is not None:
-            factored_ema_(exp_avg_sq_row, exp_avg_sq_col, square, beta2)
+            factored_ema_(exp_avg_sq_row, exp_avg_sq_col, square, weight2)
             rows, cols = factored_rsqrt(exp_avg_sq_row, exp_avg_sq_col)
             u = (g * rows).mul_(cols)
         else:
             assert exp_avg_sq is not None
-            u = ema_(exp_avg_sq, square, beta2).rsqrt().mul_(g)
+            u = ema_(exp_avg_sq, square, weight2).rsqrt().mul_(g)
         rms_clip_(u, threshold)
         step = rho if smallest is None else rms(p).clamp_(min=smallest) * rho  # type: ignore[arg-type]
         u.mul_(step)
-        if exp_avg is not None and beta1 is not None:
-            u = ema_(exp_avg, u, beta1)
+        if exp_avg is not None and weight1 is not None:
+            u = ema_(exp_avg, u, weight1)
         if decay is not None:
             p.mul_(1 - decay * step)
         p.sub_(u)

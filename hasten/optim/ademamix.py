@@ -92,9 +92,9 @@ class AdEMAMix(RuleOptimizer):
             **self.decay(group),
             "fast": root * group["lr"] / (1 - beta1**t),
             "slow": root * group["lr"] * (alpha if ramp is None else alpha * min(t / ramp, 1.0)),
-            "beta1": beta1,
-            "beta2": beta2,
-            "beta3": _slow_decay(beta1, beta3, t, group["beta3_warmup"]),
+            "weight1": 1 - beta1,
+            "weight2": 1 - beta2,
+            "weight3": 1 - _slow_decay(beta1, beta3, t, group["beta3_warmup"]),
             "eps": group["eps"] * root,
         }
 
@@ -108,14 +108,14 @@ class AdEMAMix(RuleOptimizer):
         *,
         fast: Scalar,
         slow: Scalar,
-        beta1: Scalar,
-        beta2: Scalar,
-        beta3: Scalar,
+        weight1: Scalar,
+        weight2: Scalar,
+        weight3: Scalar,
         eps: Scalar,
     ) -> None:
-        ema_(exp_avg_slow, g, beta3)
-        ema_square_(exp_avg_sq, g, beta2)
-        mixed = axpy_(exp_avg_slow * slow, fast, g if exp_avg is None else ema_(exp_avg, g, beta1))
+        ema_(exp_avg_slow, g, weight3)
+        ema_square_(exp_avg_sq, g, weight2)
+        mixed = axpy_(exp_avg_slow * slow, fast, g if exp_avg is None else ema_(exp_avg, g, weight1))
         add_ratio_(p, -1.0, mixed, exp_avg_sq.sqrt().add_(eps))
 
 

@@ -84,7 +84,9 @@ class ADOPT(RuleOptimizer):
         clip = group["clip_lambda"]
         bound = clip(t - 1) if callable(clip) else None if clip is None else (t - 1) ** clip
         decay = {} if t == 1 and group["decouple"] else self.decay(group, coupled=not group["decouple"])
-        return dict(decay, first=t == 1, lr=group["lr"], beta1=beta1, beta2=beta2, eps=group["eps"], bound=bound)
+        return dict(
+            decay, first=t == 1, lr=group["lr"], weight1=1 - beta1, weight2=1 - beta2, eps=group["eps"], bound=bound
+        )
 
     @staticmethod
     def update(
@@ -95,8 +97,8 @@ class ADOPT(RuleOptimizer):
         *,
         first: bool,
         lr: Scalar,
-        beta1: Scalar,
-        beta2: Scalar,
+        weight1: Scalar,
+        weight2: Scalar,
         eps: Scalar,
         bound: Scalar | None,
     ) -> None:
@@ -107,6 +109,6 @@ class ADOPT(RuleOptimizer):
         n = torch.div(g, n, out=n)
         if bound is not None:
             clip_(n, bound)
-        ema_(exp_avg, n, beta1)
+        ema_(exp_avg, n, weight1)
         axpy_(p, -lr, exp_avg)
-        ema_square_(exp_avg_sq, g, beta2)
+        ema_square_(exp_avg_sq, g, weight2)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import shutil
 import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -23,8 +26,6 @@ PAYS_AFTER = 2 * 10**10
 BACKENDS = ("auto", "eager", "compile")
 
 Update = Callable[..., None]
-
-_steps: dict[Any, Callable[..., Any] | None] = {}
 
 
 def advance(
@@ -67,74 +68,106 @@ def split(values: Mapping[str, Any], static: Sequence[str]) -> tuple[dict[str, A
     return varying, fixed
 
 
-def numbers(varying: Mapping[str, Any], device: torch.device) -> Tensor:
-    """The varying values as one vector, in double precision."""
+def numbers(varying: Mapping[str, Any], like: Tensor) -> Tensor:
+    """The varying values as one vector, in the precision of the arithmetic on a parameter."""
+    dtype, device = work_dtype(like.dtype), like.device
     if any(isinstance(value, Tensor) for value in varying.values()):
-        return torch.stack([torch.as_tensor(value, dtype=torch.float64, device=device) for value in varying.values()])
-    return torch.tensor(list(varying.values()), dtype=torch.float64, device=device)
+        return torch.stack([torch.as_tensor(value, dtype=dtype, device=device) for value in varying.values()])
+    return torch.tensor(list(varying.values()), dtype=dtype, device=device)
 
 
-def run_compiled(
-    update: Update,
-    tile: Tile,
-    param: Tensor,
-    grad: Tensor,
-    varying: Mapping[str, Any],
-    fixed: Mapping[str, Any],
-    packed: Tensor,
-) -> bool:
-    """The compiled step of a rule for these fixed values, made when first used; False if that is not possible."""
-    sort = (param.dtype, param.device.type, param.ndim, tile.stacked and param.shape[0] > 1)
-    key = (update, *tile.buffers, "", *varying, "", *fixed.items(), sort)
-    names, buffers = tuple(tile.buffers), list(tile.buffers.values())
-    known = key in _steps
-    if not known:
-        _steps[key] = _compile(update, names, tuple(varying), dict(fixed), pure=sort[-1])
-    step = _steps[key]
-    if step is None:
-        return False
-    try:
-        results = step(param, grad, buffers, packed)
-    except Exception as error:
-        if known:
-            raise
-        results = _second_try(key, error, update, names, tuple(varying), dict(fixed), (param, grad, buffers, packed))
-        if results is None:
+class Step:
+    """A compiled step `(param, grad, buffers, numbers)`, called past the compiler's guards.
+
+    `Program` keeps one for every combination of what the guards would check.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._guarded = torch.compile(function, dynamic=True, fullgraph=True, backend=self._inductor)
+        self._direct: Callable[..., Any] | None = None
+
+    def __call__(self, param: Tensor, grad: Tensor, buffers: list[Tensor], numbers: Tensor) -> Any:
+        if self._direct is None or param.numel() < 2:
+            return self._guarded(param, grad, buffers, numbers)
+        return self._direct(param, grad, buffers, numbers)
+
+    def _inductor(self, graph: Any, inputs: list[Any]) -> Callable[..., Any]:
+        checks = {"size_asserts": False}
+        made = torch._dynamo.lookup_backend("inductor")(graph, inputs, config_patches=checks)  # type: ignore[call-arg]
+        with suppress(AttributeError, KeyError, SyntaxError):
+            places = [node.meta["grapharg"].source.name for node in graph.graph.nodes if node.op == "placeholder"]
+            # Dynamo writes its inputs as expressions of the arguments: L['param'], L['grad'].size()[0], ...
+            names = [re.sub(r"L\['(\w+)'\]", r"\1", str(place() if callable(place) else place)) for place in places]
+            self._direct = eval(f"lambda param, grad, buffers, numbers: made({', '.join(names)})", {"made": made})
+        return made
+
+
+class Program:
+    """The compiled steps of one rule, for given fixed values and names of what varies."""
+
+    def __init__(self, update: Update, names: tuple[str, ...], varying: tuple[str, ...], fixed: dict[str, Any]) -> None:
+        self._parts = (update, names, varying, fixed)
+        self._steps: dict[Any, Step | None] = {}
+
+    def run(self, tile: Tile, param: Tensor, grad: Tensor, numbers: Tensor) -> bool:
+        """Take the step on this tile; False if it cannot be compiled."""
+        step = self._steps.get(tile.sort)
+        if step is not None:
+            results = step(param, grad, tile.state, numbers)
+        elif tile.sort in self._steps:
             return False
-    for tensor, result in zip((param, *buffers), results or ()):
-        tensor.copy_(result)
-    return True
+        else:
+            results = self._first(tile, param, grad, numbers)
+            if self._steps[tile.sort] is None:
+                return False
+        if results:
+            for tensor, result in zip((param, *tile.state), results):
+                tensor.copy_(result)
+        return True
 
-
-def _second_try(key: Any, error: Exception, *made: Any) -> Any:
-    *arguments, inputs = made
-    try:
-        step = _compile(*arguments, pure=True)
-        results = step(*inputs)
-    except Exception:
-        _steps[key] = None
-        text = f"an optimizer step could not be compiled and runs eagerly instead: {error}"
+    def _first(self, tile: Tile, param: Tensor, grad: Tensor, numbers: Tensor) -> Any:
+        # Torch 2.13 fails on reductions over stacks that are then changed in place, so where that is likely or has
+        # happened, the step returns what it computed ("pure").
+        failure = None
+        for pure in (True,) if tile.sort[-1] else (False, True):
+            step = self._compile(pure)
+            try:
+                results = step(param, grad, tile.state, numbers)
+            except Exception as error:
+                failure = failure or error
+            else:
+                self._steps[tile.sort] = step
+                return results
+        self._steps[tile.sort] = None
+        text = f"an optimizer step could not be compiled and runs eagerly instead: {failure}"
         warnings.warn(text, RuntimeWarning, stacklevel=2)
         return None
-    _steps[key] = step
-    return results
+
+    def _compile(self, pure: bool) -> Step:
+        update, names, varying, fixed = self._parts
+
+        def step(param: Tensor, grad: Tensor, buffers: list[Tensor], numbers: Tensor) -> tuple[Tensor, ...] | None:
+            if pure:
+                param, buffers = param.clone(), [buffer.clone() for buffer in buffers]
+            values = {**fixed, **dict(zip(varying, numbers.unbind()))}
+            advance(update, param, grad, dict(zip(names, buffers)), values)
+            return (param, *buffers) if pure else None
+
+        # The compiler keeps only a few versions per code object, so each step gets a code object of its own.
+        code = step.__code__.replace(co_name=f"step_{next(_count)}")
+        return Step(types.FunctionType(code, step.__globals__, code.co_name, None, step.__closure__))
 
 
-def _compile(
-    update: Update, names: tuple[str, ...], changing: tuple[str, ...], constant: dict[str, Any], *, pure: bool
-) -> Callable[..., Any]:
-    def step(param: Tensor, grad: Tensor, buffers: list[Tensor], numbers: Tensor) -> tuple[Tensor, ...] | None:
-        if pure:
-            param, buffers = param.clone(), [buffer.clone() for buffer in buffers]
-        values = {**constant, **dict(zip(changing, numbers.unbind()))}
-        advance(update, param, grad, dict(zip(names, buffers)), values)
-        return (param, *buffers) if pure else None
+_programs: dict[Any, Program] = {}
+_count = itertools.count()
 
-    # The compiler keeps only a few versions per code object, so each step gets a code object of its own. `pure` steps
-    # return what they computed: torch 2.13 fails on reductions over stacks that are then changed in place.
-    code = step.__code__.replace(co_name=f"step_{len(_steps)}")
-    own = types.FunctionType(code, step.__globals__, code.co_name, None, step.__closure__)
-    return torch.compile(own, dynamic=True, fullgraph=True)
+
+def program(update: Update, names: tuple[str, ...], varying: Mapping[str, Any], fixed: Mapping[str, Any]) -> Program:
+    """The compiled form of a rule, made when first used."""
+    key = (update, names, tuple(varying), tuple(fixed.items()))
+    if key not in _programs:
+        _programs[key] = Program(update, names, tuple(varying), dict(fixed))
+    return _programs[key]
 
 
 @cache

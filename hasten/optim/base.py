@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, ClassVar, TypedDict
 
 import torch
@@ -50,11 +51,11 @@ class RuleOptimizer(Optimizer):
                 super().__init__(params, {"lr": lr, "beta": beta, "weight_decay": weight_decay}, **options)
 
             def scalars(self, group, t):
-                return {**self.decay(group), "lr": group["lr"], "beta": group["beta"]}
+                return {**self.decay(group), "lr": group["lr"], "weight": 1 - group["beta"]}
 
             @staticmethod
-            def update(p, g, exp_avg, *, lr, beta):
-                ema_(exp_avg, g, beta)
+            def update(p, g, exp_avg, *, lr, weight):
+                ema_(exp_avg, g, weight)
                 axpy_(p, -lr, exp_avg.sign())
 
     The rule is told apart by `whole_tensor`. An elementwise rule (False) may be given any stretch of any tensors as
@@ -256,8 +257,8 @@ class RuleOptimizer(Optimizer):
 
     def _gradients(self, batch: Batch) -> list[Tensor]:
         grads = [param.grad for param in batch.params]
-        for param, grad in zip(batch.params, grads):
-            if grad.layout is not torch.strided:  # type: ignore[union-attr]
+        if any(grad.layout is not torch.strided for grad in grads):  # type: ignore[union-attr]
+            for param in batch.params:
                 self._refuse(batch.group, param)
         return grads  # type: ignore[return-value]
 
@@ -295,18 +296,18 @@ class RuleOptimizer(Optimizer):
         if type(self).together is not RuleOptimizer.together:
             seen = [real(grad) for grad in grads] if members is not batch.params else grads
             values.update(self.together(batch.group, members, seen, batch.states, t))
-        update = type(self).update
-        compiling = self._compiles(batch, t)
-        varying, fixed = backends.split(values, self.static) if compiling else ({}, {})
-        packed = backends.numbers(varying, members[0].device) if compiling else None
-        start = 0
-        for tile in batch.tiles:
-            stop = start + len(tile.params)
-            param, grad = tile.gather(tile.params), tile.gather(grads[start:stop])
-            start = stop
-            if packed is None or not backends.run_compiled(update, tile, param, grad, varying, fixed, packed):
-                backends.run_eager(update, tile, param, grad, values)
-            tile.scatter(param)
+        update, program, numbers = type(self).update, None, None
+        if self._compiles(batch, t):
+            varying, fixed = backends.split(values, self.static)
+            program = backends.program(update, batch.names, varying, fixed)
+            numbers = backends.numbers(varying, batch.params[0])
+        # All views first: between two loops over memory, Python itself runs on cold caches.
+        views = [(tile, tile.gather((grad,))) for tile, grad in zip(batch.direct, grads)]
+        packs = ((pack, pack.gather(grads[start:stop])) for pack, start, stop in batch.packs)
+        for tile, (work, grad) in chain(views, packs):
+            if program is None or not program.run(tile, work, grad, numbers):  # type: ignore[arg-type]
+                backends.run_eager(update, tile, work, grad, values)
+            tile.scatter()
         for state in batch.states:
             state["step"] = t
 

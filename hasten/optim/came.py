@@ -96,9 +96,9 @@ class CAME(RuleOptimizer):
         return {
             **self.decay(group),
             "lr": group["lr"],
-            "beta1": beta1,
-            "beta2": beta2,
-            "beta3": beta3,
+            "weight1": 1 - beta1,
+            "weight2": 1 - beta2,
+            "weight3": 1 - beta3,
             "floor": floor,
             "noise": noise,
             "threshold": group["clip_threshold"],
@@ -116,27 +116,27 @@ class CAME(RuleOptimizer):
         exp_avg_res_col: Tensor | None = None,
         *,
         lr: Scalar,
-        beta1: Scalar,
-        beta2: Scalar,
-        beta3: Scalar,
+        weight1: Scalar,
+        weight2: Scalar,
+        weight3: Scalar,
         floor: Scalar,
         noise: Scalar,
         threshold: Scalar,
     ) -> None:
         square = (g * g).add_(floor)
         if exp_avg_sq is not None:
-            u = rms_clip_(ema_(exp_avg_sq, square, beta2).rsqrt().mul_(g), threshold)
-            axpy_(p, -lr, ema_(exp_avg, u, beta1))
+            u = rms_clip_(ema_(exp_avg_sq, square, weight2).rsqrt().mul_(g), threshold)
+            axpy_(p, -lr, ema_(exp_avg, u, weight1))
             return
         assert exp_avg_sq_row is not None
         assert exp_avg_sq_col is not None
         assert exp_avg_res_row is not None
         assert exp_avg_res_col is not None
-        factored_ema_(exp_avg_sq_row, exp_avg_sq_col, square, beta2)
+        factored_ema_(exp_avg_sq_row, exp_avg_sq_col, square, weight2)
         rows, cols = factored_rsqrt(exp_avg_sq_row, exp_avg_sq_col)
         u = rms_clip_((g * rows).mul_(cols), threshold)
-        ema_(exp_avg, u, beta1)
+        ema_(exp_avg, u, weight1)
         u.sub_(exp_avg)
-        factored_ema_(exp_avg_res_row, exp_avg_res_col, u.mul_(u).add_(noise), beta3)
+        factored_ema_(exp_avg_res_row, exp_avg_res_col, u.mul_(u).add_(noise), weight3)
         rows, cols = factored_rsqrt(exp_avg_res_row, exp_avg_res_col)
         axpy_(p, -lr, (exp_avg * rows).mul_(cols))

@@ -13,10 +13,10 @@ def factored_shapes(shape: torch.Size) -> tuple[tuple[int, ...], tuple[int, ...]
     return tuple(shape[:-1]), (*shape[:-2], shape[-1])
 
 
-def factored_ema_(row: Tensor, col: Tensor, square: Tensor, beta: Scalar) -> None:
-    """Averages of the row and column means of `square`."""
-    ema_(row, square.mean(-1), beta)
-    ema_(col, square.mean(-2), beta)
+def factored_ema_(row: Tensor, col: Tensor, square: Tensor, weight: Scalar) -> None:
+    """Averages of the row and column means of `square`; `weight` is that of the new one."""
+    ema_(row, square.mean(-1), weight)
+    ema_(col, square.mean(-2), weight)
 
 
 def factored_rsqrt(row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,9 +7,11 @@ one buffer for the tile, and each parameter's entry in `optimizer.state` is a vi
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -46,41 +48,88 @@ def memory_vector(tensor: Tensor) -> Tensor:
     return tensor.view(-1) if tensor.is_contiguous() else tensor.as_strided((tensor.numel(),), (1,))
 
 
-@dataclass
 class Tile:
-    """What the rule sees at once.
+    """What the rule sees at once: here, one large tensor, where it lies.
 
     Attributes:
         params: the parameters in it.
-        packed: whether they are gathered before the rule and scattered after it.
         stacked: whether the rule sees a stack of whole tensors instead of one long vector.
         buffers: the state, in the shape that the rule sees.
-        strides: of a tensor that is used in place, to notice when its data was replaced by others.
+        state: the same, as a list.
+        sort: what tiles have in common that can share a compiled step.
     """
 
-    params: list[Tensor]
-    packed: bool
-    stacked: bool
-    buffers: dict[str, Tensor]
-    strides: tuple[int, ...] = ()
+    def __init__(self, params: list[Tensor], stacked: bool, buffers: dict[str, Tensor]) -> None:
+        self.params = params
+        self.stacked = stacked
+        self.buffers = buffers
+        self.state = list(buffers.values())
+        self.strides = real(params[0]).stride()
+        self._view = self._seen(real(params[0].detach()))
+        self.sort = _sort(self._view, stacked)
 
-    def gather(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Parameters or gradients in the shape that the rule sees: a view if possible, else a copy."""
-        if not self.packed:
-            tensor = real(tensors[0])
-            if tensor.stride() != self.strides:
-                tensor = torch.empty_like(real(self.params[0])).copy_(tensor)
-            return tensor.unsqueeze(0) if self.stacked else memory_vector(tensor)
-        if self.stacked:
-            return torch.stack([real(tensor) for tensor in tensors])
-        return _flatten_dense_tensors([real(tensor) for tensor in tensors])
+    def intact(self) -> bool:
+        """False once other memory was put behind the parameter."""
+        # The view keeps its own memory alive, so an equal address means the same memory.
+        return self._view.data_ptr() == self.params[0].data_ptr()
 
-    def scatter(self, work: Tensor) -> None:
-        """Write a gathered copy of the parameters back."""
-        if self.packed:
-            params = [real(param) for param in self.params]
-            values = work.unbind() if self.stacked else _unflatten_dense_tensors(work, params)
-            torch._foreach_copy_(params, list(values))  # pyright: ignore[reportPrivateImportUsage]
+    def gather(self, grads: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Parameters and gradients as the rule sees them."""
+        grad = real(grads[0])
+        if grad.stride() != self.strides:
+            grad = torch.empty_like(real(self.params[0])).copy_(grad)
+        return self._view, self._seen(grad)
+
+    def scatter(self) -> None:
+        """Write gathered parameters back, where they are copies."""
+
+    def _seen(self, tensor: Tensor) -> Tensor:
+        return tensor.unsqueeze(0) if self.stacked else memory_vector(tensor)
+
+
+class Pack(Tile):
+    """Several small tensors, or one that is not dense: copied to scratch memory and back."""
+
+    def __init__(
+        self, params: list[Tensor], stacked: bool, buffers: dict[str, Tensor], scratch: Sequence[Tensor]
+    ) -> None:
+        self.params = params
+        self.stacked = stacked
+        self.buffers = buffers
+        self.state = list(buffers.values())
+        likes = [real(param) for param in params]
+        shape = (len(likes), *likes[0].shape) if stacked else (sum(like.numel() for like in likes),)
+        self._work, self._grad = (flat[: math.prod(shape)].view(shape) for flat in scratch)
+        self._works, self._grads = (apart(tensor, likes, stacked) for tensor in (self._work, self._grad))
+        self.sort = _sort(self._work, stacked)
+
+    def intact(self) -> bool:
+        return True
+
+    def gather(self, grads: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        _copy(self._works, self.params)
+        _copy(self._grads, grads)
+        return self._work, self._grad
+
+    def scatter(self) -> None:
+        _copy(self.params, self._works)
+
+
+def _sort(tensor: Tensor, stacked: bool) -> tuple[Any, ...]:
+    return tensor.dtype, tensor.device.type, tensor.ndim, stacked and tensor.shape[0] > 1
+
+
+def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    if targets[0].is_complex():
+        targets = [real(tensor) for tensor in targets]
+    if sources[0].is_complex():
+        sources = [real(tensor) for tensor in sources]
+    torch._foreach_copy_(list(targets), list(sources))  # pyright: ignore[reportPrivateImportUsage]
+
+
+def apart(tensor: Tensor, likes: Sequence[Tensor], stacked: bool) -> list[Tensor]:
+    """Views of a pack, one for each tensor in it."""
+    return list(tensor.unbind() if stacked else _unflatten_dense_tensors(tensor, likes))
 
 
 @dataclass
@@ -90,15 +139,18 @@ class Batch:
     Attributes:
         group: their group.
         names: their state tensors.
-        params, states: in the order of the tiles, once these are laid out.
-        tiles: how the rule sees them.
+        params, states: first those of the direct tiles, then those of the packs, once these are laid out.
+        direct: the large tensors.
+        packs: the others, each with its first and last place among `params`.
+        numel: elements in all.
     """
 
     group: dict[str, Any]
     names: tuple[str, ...]
     params: list[Tensor]
     states: list[dict[str, Any]]
-    tiles: list[Tile] = field(default_factory=list)
+    direct: list[Tile] = field(default_factory=list)
+    packs: list[tuple[Pack, int, int]] = field(default_factory=list)
     numel: int = 0
     _held: list[Tensor] = field(default_factory=list)
 
@@ -109,12 +161,13 @@ class Batch:
 
     def intact(self) -> bool:
         """False once state, or the memory behind a parameter, was replaced from outside."""
-        now = [state.get(name) for state in self.states for name in self.names]
-        return (
-            all(map(operator.is_, now, self._held))
-            and len({state.get("step") for state in self.states}) == 1
-            and all(tile.packed or real(tile.params[0]).stride() == tile.strides for tile in self.tiles)
-        )
+        try:
+            now = chain.from_iterable(map(operator.itemgetter(name), self.states) for name in self.names)
+            same = all(map(operator.is_, now, self._held))
+            steps = set(map(operator.itemgetter("step"), self.states))
+        except KeyError:
+            return False
+        return same and len(steps) == 1 and all(tile.intact() for tile in self.direct)
 
     def lay_out(self, stacked: bool) -> None:
         """Cut the batch into tiles; the state of packed tensors moves into shared buffers."""
@@ -125,35 +178,46 @@ class Batch:
                 packs.setdefault(real(param).shape if stacked else None, []).append(index)
             else:
                 alone.append(index)
-        sizes = [param.numel() for param in self.params]
+        sizes = [real(param).numel() for param in self.params]
         portions = [part for members in packs.values() for part in portion(members, sizes)]
-        self.tiles = [self._direct(index, stacked) for index in alone]
-        self.tiles += [self._pack(part, stacked) for part in portions]
+        self.direct = [self._direct(index, stacked) for index in alone]
+        self.packs = self._packs(portions, sizes, stacked)
         order = [*alone, *(index for part in portions for index in part)]
         self.params = [self.params[index] for index in order]
         self.states = [self.states[index] for index in order]
         self.numel = sum(sizes)
-        self._held = [state[name] for state in self.states for name in self.names]
+        self._held = [state[name] for name in self.names for state in self.states]
 
     def _direct(self, index: int, stacked: bool) -> Tile:
         param, state = real(self.params[index]), self.states[index]
         for name in self.names:
             if not stacked and state[name].stride() != param.stride():
                 state[name] = torch.empty_like(param, dtype=state[name].dtype).copy_(state[name])
-        view = (lambda tensor: tensor.unsqueeze(0)) if stacked else memory_vector
-        buffers = {name: view(state[name]) for name in self.names}
-        return Tile([self.params[index]], False, stacked, buffers, param.stride())
+        seen = (lambda tensor: tensor.unsqueeze(0)) if stacked else memory_vector
+        return Tile([self.params[index]], stacked, {name: seen(state[name]) for name in self.names})
 
-    def _pack(self, members: list[int], stacked: bool) -> Tile:
-        states = [self.states[index] for index in members]
-        buffers = {}
-        for name in self.names:
-            old = [state[name] for state in states]
-            buffers[name] = torch.stack(old) if stacked else _flatten_dense_tensors(old)
-            views = buffers[name].unbind() if stacked else _unflatten_dense_tensors(buffers[name], old)
-            for state, view in zip(states, views):
-                state[name] = view
-        return Tile([self.params[index] for index in members], True, stacked, buffers)
+    def _packs(self, portions: list[list[int]], sizes: list[int], stacked: bool) -> list[tuple[Pack, int, int]]:
+        if not portions:
+            return []
+        first = self.params[0]
+        longest = max(sum(sizes[index] for index in part) for part in portions)
+        options = {"dtype": work_dtype(first.dtype), "device": first.device}
+        scratch = torch.empty(longest, **options), torch.empty(longest, **options)
+        start, found = len(self.direct), []
+        for part in portions:
+            params, states = [self.params[index] for index in part], [self.states[index] for index in part]
+            buffers = {name: self._joined(name, states, stacked) for name in self.names}
+            found.append((Pack(params, stacked, buffers, scratch), start, start + len(part)))
+            start += len(part)
+        return found
+
+    @staticmethod
+    def _joined(name: str, states: list[dict[str, Any]], stacked: bool) -> Tensor:
+        old = [state[name] for state in states]
+        buffer = torch.stack(old) if stacked else _flatten_dense_tensors(old)
+        for state, view in zip(states, apart(buffer, old, stacked)):
+            state[name] = view
+        return buffer
 
 
 def portion(members: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:

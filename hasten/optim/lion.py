@@ -95,7 +95,7 @@ class LionK(RuleOptimizer):
     def scalars(self, group: Mapping[str, Any], t: int) -> dict[str, Any]:
         beta1, beta2 = group["betas"]
         own = {"kappa": group["kappa"], "eps": group["eps"], "order": group["order"]}
-        return {**self.decay(group), "lr": group["lr"], "beta1": beta1, "beta2": beta2, **own}
+        return {**self.decay(group), "lr": group["lr"], "weight1": 1 - beta1, "weight2": 1 - beta2, **own}
 
     @staticmethod
     def update(
@@ -104,15 +104,15 @@ class LionK(RuleOptimizer):
         exp_avg: Tensor,
         *,
         lr: Scalar,
-        beta1: Scalar,
-        beta2: Scalar,
+        weight1: Scalar,
+        weight2: Scalar,
         kappa: Kappa,
         eps: Scalar,
         order: Scalar,
     ) -> None:
-        c = mix(exp_avg, g, beta1)
+        c = mix(exp_avg, g, weight1)
         axpy_(p, -lr, kappa(c) if callable(kappa) else subgradient(c, kappa, eps, order))
-        ema_(exp_avg, g, beta2)
+        ema_(exp_avg, g, weight2)
 
 
 class Lion(LionK):

@@ -1,7 +1,8 @@
 """In-place pieces that update rules are written with, for tensors and for scalars that may be 0-dim tensors.
 
 On the eager backend per-step scalars are Python floats and each piece is one or two fused calls of ATen; in a
-compiled step they are 0-dim tensors, and each piece is plain arithmetic that the compiler fuses into one loop.
+compiled step they are 0-dim tensors, and each piece is plain arithmetic that the compiler fuses into one loop. What is
+near 1, as a decay rate is, should come as its distance from 1: in single precision 1 - 0.9999 is off by 1e-4.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ from torch import Tensor
 Scalar = float | Tensor
 
 
-def ema_(average: Tensor, x: Tensor, beta: Scalar) -> Tensor:
-    """`average <- beta * average + (1 - beta) * x`."""
-    if isinstance(beta, Tensor):
-        return average.add_((x - average) * (1 - beta))
-    return average.lerp_(x, 1 - beta)
+def ema_(average: Tensor, x: Tensor, weight: Scalar) -> Tensor:
+    """`average <- (1 - weight) * average + weight * x`; `weight` is 1 - beta."""
+    if isinstance(weight, Tensor):
+        return average.add_((x - average) * weight)
+    return average.lerp_(x, weight)
 
 
-def mix(average: Tensor, x: Tensor, beta: Scalar) -> Tensor:
-    """`beta * average + (1 - beta) * x`, as a new tensor."""
-    return average + (x - average) * (1 - beta) if isinstance(beta, Tensor) else torch.lerp(average, x, 1 - beta)
+def mix(average: Tensor, x: Tensor, weight: Scalar) -> Tensor:
+    """`(1 - weight) * average + weight * x`, as a new tensor."""
+    return average + (x - average) * weight if isinstance(weight, Tensor) else torch.lerp(average, x, weight)
 
 
-def ema_square_(average: Tensor, x: Tensor, beta: Scalar) -> Tensor:
-    """`average <- beta * average + (1 - beta) * x^2`."""
-    if isinstance(beta, Tensor):
-        return average.mul_(beta).add_(x * x * (1 - beta))
-    return average.mul_(beta).addcmul_(x, x, value=1 - beta)
+def ema_square_(average: Tensor, x: Tensor, weight: Scalar) -> Tensor:
+    """`average <- (1 - weight) * average + weight * x^2`; `weight` is 1 - beta."""
+    if isinstance(weight, Tensor):
+        return average.add_((x * x - average) * weight)
+    return average.mul_(1 - weight).addcmul_(x, x, value=weight)
 
 
 def axpy_(y: Tensor, a: Scalar, x: Tensor) -> Tensor:
