@@ -111,7 +111,7 @@ class AdaBelief(RuleOptimizer):
         normalise: bool,
     ) -> None:
         ema_(exp_avg, g, weight1)
-        ema_square_(exp_avg_var, g - exp_avg, weight2).add_(eps)
+        ema_square_(exp_avg_var, g - exp_avg, weight2, plus=eps)
         var = exp_avg_var if max_exp_avg_var is None else maximum_(max_exp_avg_var, exp_avg_var)
         if normalise:
             add_ratio_(p, -step * root, exp_avg, var.sqrt().add_(eps * root))

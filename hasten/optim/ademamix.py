@@ -13,7 +13,7 @@ from hasten.core import check
 from hasten.core.card import Card, LogReal, Real
 from hasten.optim.adapter import KINDS, optimizer
 from hasten.optim.base import Options, RuleOptimizer
-from hasten.optim.moments import Scalar, add_ratio_, axpy_, ema_, ema_square_
+from hasten.optim.moments import Scalar, add_ratio_, axpy, ema_, ema_square_
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -90,8 +90,8 @@ class AdEMAMix(RuleOptimizer):
         root = math.sqrt(1 - beta2**t)
         return {
             **self.decay(group),
-            "fast": root * group["lr"] / (1 - beta1**t),
-            "slow": root * group["lr"] * (alpha if ramp is None else alpha * min(t / ramp, 1.0)),
+            "step": root * group["lr"] / (1 - beta1**t),
+            "slow": (1 - beta1**t) * (alpha if ramp is None else alpha * min(t / ramp, 1.0)),
             "weight1": 1 - beta1,
             "weight2": 1 - beta2,
             "weight3": 1 - _slow_decay(beta1, beta3, t, group["beta3_warmup"]),
@@ -106,7 +106,7 @@ class AdEMAMix(RuleOptimizer):
         exp_avg_sq: Tensor,
         exp_avg: Tensor | None = None,
         *,
-        fast: Scalar,
+        step: Scalar,
         slow: Scalar,
         weight1: Scalar,
         weight2: Scalar,
@@ -115,8 +115,8 @@ class AdEMAMix(RuleOptimizer):
     ) -> None:
         ema_(exp_avg_slow, g, weight3)
         ema_square_(exp_avg_sq, g, weight2)
-        mixed = axpy_(exp_avg_slow * slow, fast, g if exp_avg is None else ema_(exp_avg, g, weight1))
-        add_ratio_(p, -1.0, mixed, exp_avg_sq.sqrt().add_(eps))
+        mixed = axpy(g if exp_avg is None else ema_(exp_avg, g, weight1), slow, exp_avg_slow)
+        add_ratio_(p, -step, mixed, exp_avg_sq.sqrt().add_(eps))
 
 
 def _slow_decay(start: float, end: float, t: int, warmup: int | None) -> float:

@@ -105,10 +105,10 @@ class ADOPT(RuleOptimizer):
         if first:
             exp_avg_sq.copy_(g * g)
             return
-        n = floor_(exp_avg_sq.sqrt(), eps)
-        n = torch.div(g, n, out=n)
+        past = floor_(exp_avg_sq.sqrt(), eps)
+        ema_square_(exp_avg_sq, g, weight2)
+        n = torch.div(g, past, out=past)
         if bound is not None:
             clip_(n, bound)
         ema_(exp_avg, n, weight1)
         axpy_(p, -lr, exp_avg)
-        ema_square_(exp_avg_sq, g, weight2)

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from hasten.optim.layout import Tile, work_dtype
 
-CHUNK = 2**18
-"""Elements that an eager elementwise rule handles at once: a few vectors of this length stay in the cache."""
+CHUNK = 2**19
+"""Elements that an eager elementwise rule handles at once: few enough that a few vectors of them stay in the cache,
+many enough that starting the threads for every operation does not count."""
 
 PAYS_AFTER = 2 * 10**10
 """Elements x steps after which `auto` compiles: eager steps have then cost about what compiling costs."""

@@ -111,7 +111,11 @@ class LionK(RuleOptimizer):
         order: Scalar,
     ) -> None:
         c = mix(exp_avg, g, weight1)
-        axpy_(p, -lr, kappa(c) if callable(kappa) else subgradient(c, kappa, eps, order))
+        if callable(kappa):
+            c = kappa(c)
+        else:
+            c = c.sign_() if kappa == "l1" else subgradient(c, kappa, eps, order)
+        axpy_(p, -lr, c)
         ema_(exp_avg, g, weight2)
 
 

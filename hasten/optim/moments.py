@@ -27,11 +27,15 @@ def mix(average: Tensor, x: Tensor, weight: Scalar) -> Tensor:
     return average + (x - average) * weight if isinstance(weight, Tensor) else torch.lerp(average, x, weight)
 
 
-def ema_square_(average: Tensor, x: Tensor, weight: Scalar) -> Tensor:
-    """`average <- (1 - weight) * average + weight * x^2`; `weight` is 1 - beta."""
+def ema_square_(average: Tensor, x: Tensor, weight: Scalar, plus: Scalar | None = None) -> Tensor:
+    """`average <- (1 - weight) * average + weight * x^2 + plus`; `weight` is 1 - beta."""
     if isinstance(weight, Tensor):
-        return average.add_((x * x - average) * weight)
-    return average.mul_(1 - weight).addcmul_(x, x, value=weight)
+        average.add_((x * x - average) * weight)
+        return average if plus is None else average.add_(plus)
+    if plus is None:
+        return average.mul_(1 - weight).addcmul_(x, x, value=weight)
+    fresh = torch.addcmul(torch.as_tensor(plus, dtype=x.dtype, device=x.device), x, x, value=weight)
+    return torch.add(fresh, average, alpha=1 - weight, out=average)
 
 
 def axpy_(y: Tensor, a: Scalar, x: Tensor) -> Tensor:
@@ -39,6 +43,11 @@ def axpy_(y: Tensor, a: Scalar, x: Tensor) -> Tensor:
     if isinstance(a, Tensor):
         return y.add_(a * x)
     return y.add_(x, alpha=a)
+
+
+def axpy(y: Tensor, a: Scalar, x: Tensor) -> Tensor:
+    """`y + a * x`, as a new tensor."""
+    return y + a * x if isinstance(a, Tensor) else torch.add(y, x, alpha=a)
 
 
 def add_ratio_(y: Tensor, a: Scalar, numerator: Tensor, denominator: Tensor) -> Tensor:
