@@ -76,7 +76,7 @@ class RayEngine:
                 raise EngineError(f"the Ray cluster at {address or 'this machine'} cannot be used: {error}") from error
         available = int(ray.cluster_resources().get("CPU", 1))
         self.workers = check.integer("workers", available if workers is None else workers, 1)
-        self._actor = ray.remote(num_cpus=1, max_concurrency=2)(Remote)
+        self._actor = self._ray.remote(num_cpus=1, max_concurrency=2)(Remote)
         self._pool: list[Any] = []
 
     def execute(self, jobs: Iterable[Job]) -> Iterator[Pulse | tuple[Job, Trace]]:
