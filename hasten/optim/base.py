@@ -26,8 +26,9 @@ class Options(TypedDict, total=False):
         maximize: climb instead of descend.
         backend: `eager`, `compile` (one loop made by the compiler, on first use) or `auto` (eager at first,
             compiled once enough work was done to pay for it).
-        on_nonfinite: what an infinite or NaN gradient does: `raise` `NonFiniteGradientError` before anything is
-            changed, `skip` the whole step, or `ignore` it.
+        on_nonfinite: what an infinite or NaN gradient does: `raise` (the default) raises `NonFiniteGradientError`
+            before anything is changed, `skip` leaves out the whole step and counts it, `ignore` goes on as PyTorch does
+            and saves one pass over the gradients.
     """
 
     maximize: bool
@@ -70,6 +71,9 @@ class RuleOptimizer(Optimizer):
         whole_tensor: see above.
         takes_complex: whether the rule serves complex parameters, which it sees as pairs of reals (last axis).
         static: names of numbers from `scalars` that select code, so that a compiled step is made for each value.
+        kept: names under which the rule keeps numbers of its own in a parameter group.
+        takes: what `step` is given: "gradients" in place, a "closure" that computes them, or a closure that returns
+            the "loss" and leaves differentiating to the rule.
         skipped: steps left out under `on_nonfinite="skip"`.
     """
 
@@ -77,6 +81,8 @@ class RuleOptimizer(Optimizer):
     whole_tensor: ClassVar[bool] = False
     static: ClassVar[tuple[str, ...]] = ()
     takes_complex: ClassVar[bool] = True
+    kept: ClassVar[tuple[str, ...]] = ()
+    takes: ClassVar[str] = "gradients"
 
     def __init__(
         self,
@@ -85,8 +91,10 @@ class RuleOptimizer(Optimizer):
         *,
         maximize: bool = False,
         backend: str = "auto",
-        on_nonfinite: str = "ignore",
+        on_nonfinite: str = "raise",
+        **torch_options: Any,
     ) -> None:
+        _refuse_torch_options(type(self).__name__, torch_options)
         self.backend = check.one_of("backend", backend, backends.BACKENDS)
         self.on_nonfinite = check.one_of("on_nonfinite", on_nonfinite, ON_NONFINITE)
         self.skipped = 0
@@ -181,7 +189,7 @@ class RuleOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         work = [(batch, self._gradients(batch)) for batch in self._batches()]
-        if self.on_nonfinite != "ignore" and not self._finite(work):
+        if not self._finite(work):
             self.skipped += 1
             return loss
         for batch, grads in work:
@@ -193,9 +201,18 @@ class RuleOptimizer(Optimizer):
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over state and options; the state keeps its own precision and shares no memory with `state_dict`."""
+        """Take over state and options; the state keeps its own precision and shares no memory with `state_dict`.
+
+        Raises:
+            InputError: the state is of another optimizer or of another version of this one; nothing was changed.
+        """
         seen: dict[str, Any] = {}
-        handle = self.register_load_state_dict_pre_hook(lambda _, final: seen.update(final))
+
+        def look(_: Optimizer, final: dict[str, Any]) -> None:
+            self._check_saved(final)
+            seen.update(final)
+
+        handle = self.register_load_state_dict_pre_hook(look)
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -206,6 +223,34 @@ class RuleOptimizer(Optimizer):
             for name, value in seen["state"].get(index, {}).items():
                 if isinstance(value, Tensor):
                     self.state[param][name] = value.detach().to(param.device, copy=True)
+
+    def _check_saved(self, saved: Mapping[str, Any]) -> None:
+        """Raise `InputError` naming the keys in which a saved state differs from what this optimizer keeps."""
+        name, absent = type(self).__name__, sorted({"state", "param_groups"} - set(saved))
+        if absent:
+            raise InputError(f"state_dict is not of an optimizer: missing {absent}; it has {sorted(saved)[:8]}")
+        counts = [[len(group["params"]) for group in groups] for groups in (saved["param_groups"], self.param_groups)]
+        if counts[0] != counts[1]:
+            raise InputError(f"state_dict has groups of {counts[0]} parameters, this {name} groups of {counts[1]}")
+        for theirs, group in zip(saved["param_groups"], self.param_groups):
+            missing = sorted(set(self.defaults) - set(theirs))
+            foreign = sorted(set(theirs) - set(group) - set(self.kept) - _ADDED)
+            if missing or foreign:
+                raise InputError(f"state_dict is not of this {name}: missing options {missing}, not known {foreign}")
+            for place, param in zip(theirs["params"], group["params"]):
+                state = saved["state"].get(place)
+                if not state:
+                    continue
+                options = {key: theirs[key] for key in theirs if key != "params"}
+                wanted = self.shapes(options, real(param).shape)
+                missing = sorted({"step", *wanted} - set(state))
+                if missing:
+                    has = sorted(set(state) - {"step"})
+                    raise InputError(f"state_dict is not of this {name}: missing state {missing}, instead it has {has}")
+                for key, shape in wanted.items():
+                    if tuple(state[key].shape) != tuple(shape):
+                        found = tuple(state[key].shape)
+                        raise InputError(f"state_dict has {key} shaped {found} for a parameter that needs {shape}")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -271,10 +316,21 @@ class RuleOptimizer(Optimizer):
                 f"{grad.layout}; build the layer with sparse=False, or give it to torch.optim.SparseAdam"
             )
 
+    @torch.no_grad()
+    def finite_gradients(self) -> bool:
+        """Whether the next step will be taken.
+
+        Raises:
+            NonFiniteGradientError: it would raise that.
+        """
+        return self.on_nonfinite == "ignore" or self._finite([(b, self._gradients(b)) for b in self._batches()])
+
     def _finite(self, work: Sequence[tuple[Batch, list[Tensor]]]) -> bool:
+        if self.on_nonfinite == "ignore":
+            return True
         for batch, grads in work:
-            norms = torch._foreach_norm(grads)  # pyright: ignore[reportPrivateImportUsage]
-            if bool(torch.isfinite(torch.stack(list(norms)).sum())):
+            # An overflow of finite entries makes the sum infinite too; then every tensor is looked at.
+            if bool(torch.isfinite(_sum_of_squares(grads))):
                 continue
             for param, grad in zip(batch.params, grads):
                 if bool(torch.isfinite(grad).all()):
@@ -333,3 +389,35 @@ class RuleOptimizer(Optimizer):
             return f"parameter {group['param_names'][index]!r}"
         place = next((i for i, other in enumerate(self.param_groups) if other is group), len(self.param_groups))
         return f"parameter {index} of group {place}, shaped {tuple(group['params'][index].shape)},"
+
+
+_ADDED = {"params", "param_names", "initial_lr", "swa_lr"}
+"""What PyTorch itself adds to parameter groups."""
+
+
+def _sum_of_squares(grads: Sequence[Tensor]) -> Tensor:
+    parts = []
+    rest = []
+    for grad in grads:
+        if grad.device.type == "cpu" and grad.dtype == torch.float32 and grad.is_contiguous() and grad.numel() > 2**14:
+            flat = grad.view(-1)
+            parts.append(torch.dot(flat, flat))
+        else:
+            rest.append(grad)
+    if rest:
+        parts += torch._foreach_norm(rest)  # pyright: ignore[reportPrivateImportUsage]
+    return torch.stack([part.float() for part in parts]).sum()
+
+
+def _refuse_torch_options(name: str, options: Mapping[str, Any]) -> None:
+    for option, value in options.items():
+        if option in ("foreach", "fused"):
+            raise InputError(f"{name} has no {option}={value!r}; choose backend='eager', 'compile' or 'auto' instead")
+        if option not in ("capturable", "differentiable"):
+            raise TypeError(f"{name}.__init__() got an unexpected keyword argument {option!r}")
+        if value:
+            why = {
+                "capturable": "its step count is a Python number and would be frozen in a CUDA graph",
+                "differentiable": "it updates in place without a graph; differentiate a functional step instead",
+            }[option]
+            raise InputError(f"{name} does not support {option}=True: {why}")

@@ -34,16 +34,22 @@ class Logistic:
         self.signed = x * y[:, None]
         self.ridge = ridge
 
-    def value(self, w: Tensor) -> Tensor:
-        return F.softplus(-(self.signed @ w)).mean() + self.ridge * w.dot(w)
+    def value(self, w: Tensor, rows: Tensor | None = None) -> Tensor:
+        signed = self.signed if rows is None else self.signed[rows]
+        return F.softplus(-(signed @ w)).mean() + self.ridge * w.dot(w)
 
     def gradient(self, w: Tensor, rows: Tensor | None = None) -> Tensor:
         signed = self.signed if rows is None else self.signed[rows]
         return signed.T @ torch.sigmoid(-(signed @ w)) / -len(signed) + 2 * self.ridge * w
 
     def sampled_gradient(self, w: Tensor, generator: torch.Generator, batch: int) -> Tensor:
-        rows = torch.randint(len(self.signed), (batch,), generator=generator)
-        return self.gradient(w, rows)
+        return self.gradient(w, self._rows(generator, batch))
+
+    def sampled_value(self, w: Tensor, generator: torch.Generator, batch: int) -> Tensor:
+        return self.value(w, self._rows(generator, batch))
+
+    def _rows(self, generator: torch.Generator, batch: int) -> Tensor:
+        return torch.randint(len(self.signed), (batch,), generator=generator)
 
     def hessian(self, w: Tensor) -> Tensor:
         p = torch.sigmoid(self.signed @ w)
@@ -92,6 +98,7 @@ def logistic_regression(
             gradient=logistic.gradient,
             hessian=logistic.hessian,
             noisy_gradient=partial(logistic.sampled_gradient, batch=batch) if batch else None,
+            noisy_fun=partial(logistic.sampled_value, batch=batch) if batch else None,
             minimum=minimum,
             generator=torch.Generator().manual_seed(seed),
         )

@@ -15,9 +15,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from hasten.core.registry import methods
-from hasten.optim.averaging import PolynomialAverager, WeightAverage
-from hasten.optim.refined_schedule import GradNormRecorder, LinearDecay, RefinedSchedule
-from hasten.optim.wrapper import GradientHook
+from hasten.optim.averaging.weights import PolynomialAverager, WeightAverage
+from hasten.optim.schedules.refined_schedule import GradNormRecorder, LinearDecay, RefinedSchedule
+from hasten.optim.wrapper import StepHook
 
 HORIZON = 24
 OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
@@ -29,9 +29,7 @@ OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
 def kinds() -> list[type]:
     """Everything that a card of the family offers beside an optimizer, and what has no card of its own."""
     found = [card.load() for card in methods("optim")]
-    beside = [
-        cls for cls in found if isinstance(cls, type) and issubclass(cls, (GradientHook, WeightAverage, LRScheduler))
-    ]
+    beside = [cls for cls in found if isinstance(cls, type) and issubclass(cls, (StepHook, WeightAverage, LRScheduler))]
     return [*beside, PolynomialAverager, GradNormRecorder, RefinedSchedule]
 
 
@@ -76,7 +74,7 @@ class Loop:
             else:
                 self.gradients(t, skip=t % 5 == 1)
                 self.optimizer.step()
-            if not isinstance(self.beside, GradientHook):
+            if not isinstance(self.beside, StepHook):
                 self.beside.step()
         return self.seen()
 
@@ -153,7 +151,7 @@ def test_closure_is_the_same_as_gradients_before(kind: type, optimizer: str):
 
 
 def test_parameters_added_later_take_part(kind: type, optimizer: str):
-    if not issubclass(kind, GradientHook):
+    if not issubclass(kind, StepHook):
         return
     loop = Loop.make(kind, optimizer)
     loop.steps(0, 3)
@@ -167,7 +165,7 @@ def test_parameters_added_later_take_part(kind: type, optimizer: str):
 
 def test_can_be_removed(kind: type, optimizer: str):
     loop = Loop.make(kind, optimizer)
-    if not isinstance(loop.beside, GradientHook):
+    if not isinstance(loop.beside, StepHook):
         assert not loop.optimizer._optimizer_step_pre_hooks, "only gradient hooks may sit on the optimizer"
         return
     loop.beside.remove()
@@ -179,7 +177,7 @@ def test_can_be_removed(kind: type, optimizer: str):
 
 
 def test_sparse_gradients_are_refused(kind: type, optimizer: str):
-    if not issubclass(kind, GradientHook):
+    if not issubclass(kind, StepHook):
         return
     table = nn.Embedding(5, 2, sparse=True)
     made = torch.optim.SGD(table.parameters(), lr=0.1)

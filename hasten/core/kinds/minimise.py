@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hasten.core.errors import InputError
 from hasten.core.problem import Instance, Problem
 
 Function = Callable[[Tensor], Tensor]
@@ -17,13 +18,15 @@ class Minimisation(Instance):
     """A function `fun` to be minimised from `x0`. The answer (`state.x`) is a tensor shaped like `x0`.
 
     Oracles, each counted under its name: `value`, `gradient`, `hessian`, `hvp`, `prox`. Derivatives that are not
-    given come from autograd. With `noisy_gradient`, `gradient` draws a stochastic one.
+    given come from autograd. With `noisy_gradient`, `gradient` draws a stochastic one. `evaluate` is the value with its
+    graph, of the drawn sample where gradients are stochastic; counted as `gradient` where a graph is recorded.
 
     Args:
         fun: the smooth part, tensor -> 0-dim tensor.
         x0: the start.
         gradient, hessian: closed forms, if known.
         noisy_gradient: `(x, generator)` -> unbiased estimate of the gradient.
+        noisy_fun: `(x, generator)` -> value of the sample that `noisy_gradient` would draw from this generator.
         nonsmooth, prox: a second term `h` and `prox(v, t) = argmin_u h(u) + |u-v|^2/(2t)`.
         minimum: least value of the whole objective, so that the metric is the gap; 0 if not known.
         metric: replaces the objective gap.
@@ -40,6 +43,7 @@ class Minimisation(Instance):
         gradient: Function | None = None,
         hessian: Function | None = None,
         noisy_gradient: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        noisy_fun: Callable[[Tensor, torch.Generator], Tensor] | None = None,
         nonsmooth: Function | None = None,
         prox: Callable[[Tensor, float], Tensor] | None = None,
         minimum: float = 0.0,
@@ -54,12 +58,15 @@ class Minimisation(Instance):
         self._gradient = gradient or torch.func.grad(fun)
         self._hessian = hessian or torch.func.hessian(fun)
         self._noisy = noisy_gradient
+        self._noisy_fun = noisy_fun
+        self._drawn: Tensor | None = None
         self._nonsmooth = nonsmooth
         self._prox = prox
         self._metric = metric
 
     def offers(self) -> frozenset[str]:
         smooth = {"gradient", "value"} | ({"hessian", "hvp"} if self._noisy is None else set())
+        smooth |= {"loss"} if self._noisy is None or self._noisy_fun is not None else set()
         return frozenset(smooth | ({"prox"} if self._prox else set()))
 
     def value(self, x: Tensor) -> Tensor:
@@ -67,10 +74,33 @@ class Minimisation(Instance):
         self.calls["value"] += 1
         return self.fun(x)
 
-    def gradient(self, x: Tensor) -> Tensor:
-        """Gradient of the smooth part at `x`, or an unbiased estimate of it."""
+    def gradient(self, x: Tensor, fresh: bool = True) -> Tensor:
+        """Gradient of the smooth part at `x`, or an unbiased estimate of it.
+
+        `fresh=False` stays on the sample drawn last, for rules that evaluate several points on one sample.
+        """
         self.calls["gradient"] += 1
-        return self._noisy(x, self.generator) if self._noisy else self._gradient(x)
+        return self._noisy(x, self._sample(fresh)) if self._noisy else self._gradient(x)
+
+    def evaluate(self, x: Tensor, fresh: bool = True) -> Tensor:
+        """Value at `x` for rules that differentiate it themselves; of the drawn sample where gradients are noisy.
+
+        Raises:
+            InputError: the problem has noisy gradients, but not the values that belong to them.
+        """
+        self.calls["gradient" if torch.is_grad_enabled() else "value"] += 1
+        if self._noisy is None:
+            return self.fun(x)
+        if self._noisy_fun is None:
+            raise InputError("this problem has no values of its samples; give it noisy_fun beside noisy_gradient")
+        return self._noisy_fun(x, self._sample(fresh))
+
+    def _sample(self, fresh: bool) -> torch.Generator:
+        if fresh or self._drawn is None:
+            self._drawn = self.generator.get_state()
+        else:
+            self.generator.set_state(self._drawn)
+        return self.generator
 
     def hessian(self, x: Tensor) -> Tensor:
         """Hessian of the smooth part at `x`."""

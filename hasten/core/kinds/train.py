@@ -17,7 +17,7 @@ from hasten.core.problem import Instance, Problem
 class Training(Instance):
     """A network being trained. The answer (`state.x`) is a network: the trained one or an average of it.
 
-    Oracle: `gradient()`, counted as `gradient`.
+    Oracles: `gradient()`, counted as `gradient`, and `evaluate()`, counted as `value` or `gradient`.
 
     Args:
         model: the network, in its starting point.
@@ -51,16 +51,26 @@ class Training(Instance):
 
         `fresh=False` stays on the batch drawn last, for rules that evaluate several points on one batch.
         """
-        if fresh or self._batch is None:
-            self._batch = next(self.batches)
-        inputs, labels = self._batch
         for parameter in self.parameters:
             parameter.grad = None
         with torch.enable_grad():
-            loss = self.loss(self.model(inputs), labels)
+            loss = self.evaluate(fresh)
             loss.backward()
-        self.calls["gradient"] += 1
         return loss.detach()
+
+    def evaluate(self, fresh: bool = True) -> Tensor:
+        """The mini-batch loss: with its graph, and counted as `gradient`, where gradients are recorded; else `value`.
+
+        `fresh=False` stays on the batch drawn last.
+        """
+        if fresh or self._batch is None:
+            self._batch = next(self.batches)
+        inputs, labels = self._batch
+        self.calls["gradient" if torch.is_grad_enabled() else "value"] += 1
+        return self.loss(self.model(inputs), labels)
+
+    def offers(self) -> frozenset[str]:
+        return frozenset({"loss"})
 
     def metric(self, x: nn.Module) -> float:
         return self._metric(x)

@@ -1,0 +1,1 @@
+"""Claims of hasten.optim.zeroth_order."""

@@ -1,0 +1,1 @@
+"""Stand-alone update rules of the Adam kind."""

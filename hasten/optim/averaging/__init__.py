@@ -1,0 +1,1 @@
+"""Weight averages, freezing, parallel iterations and teleportation."""

@@ -1,0 +1,1 @@
+"""What changes gradients before, or updates after, the step of any optimizer."""

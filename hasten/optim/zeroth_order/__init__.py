@@ -1,0 +1,1 @@
+"""Training from function values alone."""
