@@ -222,7 +222,8 @@ class RuleOptimizer(Optimizer):
         for index, param in zip(saved, params):
             for name, value in seen["state"].get(index, {}).items():
                 if isinstance(value, Tensor):
-                    self.state[param][name] = value.detach().to(param.device, copy=True)
+                    dtype = work_dtype(param.dtype) if value.is_floating_point() else value.dtype
+                    self.state[param][name] = value.detach().to(param.device, dtype, copy=True)
 
     def _check_saved(self, saved: Mapping[str, Any]) -> None:
         """Raise `InputError` naming the keys in which a saved state differs from what this optimizer keeps."""
