@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from hasten.core.registry import methods
 from hasten.optim.averaging.weights import PolynomialAverager, WeightAverage
-from hasten.optim.schedules.refined_schedule import GradNormRecorder, LinearDecay, RefinedSchedule
+from hasten.optim.schedules.refined_schedule import GradNormRecorder, RefinedSchedule
 from hasten.optim.wrapper import StepHook
 
 HORIZON = 24
@@ -33,12 +34,13 @@ def kinds() -> list[type]:
     return [*beside, PolynomialAverager, GradNormRecorder, RefinedSchedule]
 
 
-def arguments(cls: type) -> tuple[Any, ...]:
-    if issubclass(cls, LinearDecay):
-        return (HORIZON,)
-    if issubclass(cls, RefinedSchedule):
-        return ([0.2, 1.0, 0.7, 0.5, 0.1],)
-    return ()
+GIVEN = {"total_steps": HORIZON, "factors": [0.2, 1.0, 0.7, 0.5, 0.1]}
+
+
+def arguments(cls: type) -> dict[str, Any]:
+    """What must be given beside the optimizer or the network, by its usual name."""
+    wanted = list(inspect.signature(cls).parameters.values())[1:]
+    return {argument.name: GIVEN[argument.name] for argument in wanted if argument.default is argument.empty}
 
 
 @dataclass
@@ -56,7 +58,7 @@ class Loop:
         groups = [{"params": model[0].parameters()}, {"params": [*model[1].parameters(), *model[3].parameters()]}]
         made = OPTIMIZERS[optimizer](groups)
         given = model if issubclass(kind, WeightAverage) else made
-        return cls(model, made, kind(given, *arguments(kind)))
+        return cls(model, made, kind(given, **arguments(kind)))
 
     def gradients(self, t: int, skip: bool = False) -> torch.Tensor:
         inputs = torch.sin(torch.arange(24, dtype=torch.float64).reshape(8, 3) * (t + 1))
@@ -181,7 +183,7 @@ def test_sparse_gradients_are_refused(kind: type, optimizer: str):
         return
     table = nn.Embedding(5, 2, sparse=True)
     made = torch.optim.SGD(table.parameters(), lr=0.1)
-    kind(made)
+    kind(made, **arguments(kind))
     table(torch.tensor([1, 2])).sum().backward()
     with pytest.raises(ValueError, match="does not take sparse gradients"):
         made.step()
@@ -189,4 +191,4 @@ def test_sparse_gradients_are_refused(kind: type, optimizer: str):
 
 def test_only_an_optimizer_or_a_network_is_accepted(kind: type, optimizer: str):
     with pytest.raises((TypeError, ValueError)):
-        kind([nn.Parameter(torch.zeros(1))], *arguments(kind))
+        kind([nn.Parameter(torch.zeros(1))], **arguments(kind))
