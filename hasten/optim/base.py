@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from hasten.core import check
 from hasten.core.errors import DivergedError, EngineError, InputError
-from hasten.optim import backends
+from hasten.optim import backends, sharded
 from hasten.optim.layout import Batch, real, work_dtype
 
 ON_NONFINITE = ("raise", "skip", "ignore")
@@ -70,6 +70,8 @@ class RuleOptimizer(Optimizer):
             `shapes` for other shapes or for state that depends on options, and `start` for other first values.
         whole_tensor: see above.
         takes_complex: whether the rule serves complex parameters, which it sees as pairs of reals (last axis).
+        takes_sharded: whether it serves parameters that are spread over processes; unless said otherwise, if it does
+            not need `together`.
         static: names of numbers from `scalars` that select code, so that a compiled step is made for each value.
         kept: names under which the rule keeps numbers of its own in a parameter group.
         takes: what `step` is given: "gradients" in place, a "closure" that computes them, or a closure that returns
@@ -81,6 +83,7 @@ class RuleOptimizer(Optimizer):
     whole_tensor: ClassVar[bool] = False
     static: ClassVar[tuple[str, ...]] = ()
     takes_complex: ClassVar[bool] = True
+    takes_sharded: ClassVar[bool] = False
     kept: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[str] = "gradients"
 
@@ -167,6 +170,15 @@ class RuleOptimizer(Optimizer):
         for index, param in enumerate(group["params"]):
             if not (param.is_floating_point() or param.is_complex()):
                 raise InputError(f"{self._label(group, index)} is of type {param.dtype}; only real and complex train")
+            if (
+                sharded.is_sharded(param)
+                and type(self).together is not RuleOptimizer.together
+                and not self.takes_sharded
+            ):
+                raise InputError(
+                    f"{self._label(group, index)} is spread over processes; {type(self).__name__} needs norms of the "
+                    "whole group, which it takes in one process only"
+                )
             if param.is_complex() and not self.takes_complex:
                 raise InputError(f"{self._label(group, index)} is complex; {type(self).__name__} takes real ones only")
             if param.layout != torch.strided:
@@ -197,8 +209,27 @@ class RuleOptimizer(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """State and options, as `torch.optim.Optimizer` has them; continues bit for bit after `load_state_dict`."""
-        return super().state_dict()
+        """State and options, as `torch.optim.Optimizer` has them; continues bit for bit after `load_state_dict`.
+
+        State that is spread over processes comes as `DTensor`s, which `torch.distributed.checkpoint` can load into
+        another number of processes.
+        """
+        found = super().state_dict()
+        for place, param in self._spread(found):
+            state = found["state"].get(place, {})
+            found["state"][place] = {
+                name: sharded.like(value, param) if isinstance(value, Tensor) and value.shape == part.shape else value
+                for part in (sharded.local(param),)
+                for name, value in state.items()
+            }
+        return found
+
+    def _spread(self, saved: Mapping[str, Any]) -> Iterable[tuple[Any, Tensor]]:
+        """Parameters that elementwise state is spread with, by their place in a state dict."""
+        for theirs, group in zip(saved["param_groups"], self.param_groups):
+            if not self.whole(self._options(group)):
+                pairs = zip(theirs["params"], group["params"])
+                yield from (pair for pair in pairs if sharded.is_sharded(pair[1]))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over state and options; the state keeps its own precision and shares no memory with `state_dict`.
@@ -222,6 +253,7 @@ class RuleOptimizer(Optimizer):
         for index, param in zip(saved, params):
             for name, value in seen["state"].get(index, {}).items():
                 if isinstance(value, Tensor):
+                    value = sharded.local(value)
                     dtype = work_dtype(param.dtype) if value.is_floating_point() else value.dtype
                     self.state[param][name] = value.detach().to(param.device, dtype, copy=True)
 
@@ -249,7 +281,7 @@ class RuleOptimizer(Optimizer):
                     has = sorted(set(state) - {"step"})
                     raise InputError(f"state_dict is not of this {name}: missing state {missing}, instead it has {has}")
                 for key, shape in wanted.items():
-                    if tuple(state[key].shape) != tuple(shape):
+                    if tuple(state[key].shape) != tuple(shape) and not sharded.is_sharded(param):
                         found = tuple(state[key].shape)
                         raise InputError(f"state_dict has {key} shaped {found} for a parameter that needs {shape}")
 
@@ -270,7 +302,7 @@ class RuleOptimizer(Optimizer):
                 continue
             known, batches = self._layouts.get(index, ((), ()))
             same = len(known) == len(active) and all(map(operator.is_, known, active))
-            if not same or not all(batch.group is group and batch.intact() for batch in batches):
+            if not same or not all(batch.group is group and _intact(batch) for batch in batches):
                 batches = self._lay_out(group, active)
                 self._layouts[index] = (active, batches)
             yield from batches
@@ -282,30 +314,37 @@ class RuleOptimizer(Optimizer):
             if param.numel() == 0:
                 continue
             self._refuse(group, param)
+            work = param
+            if sharded.is_sharded(param):
+                work = sharded.full(param) if self.whole(options) else sharded.local(param)
             state = self.state[param]
             if not state:
                 state["step"] = 0
-                seen = real(param)
+                seen = real(work)
                 for name, shape in self.shapes(options, seen.shape).items():
                     dtype = work_dtype(param.dtype)
                     like = shape == tuple(seen.shape)
                     empty = torch.empty_like if like else seen.new_empty
                     state[name] = empty(seen if like else shape, dtype=dtype).zero_()  # type: ignore[arg-type]
                 self.start(options, seen, state)
-            names = tuple(self.shapes(options, real(param).shape))
+            names = tuple(self.shapes(options, real(work).shape))
             key = (state["step"], param.dtype, param.device, names)
             batch = found.setdefault(key, Batch(group, names, [], []))
-            batch.params.append(param)
+            batch.params.append(work)
+            batch.owners.append(param)
             batch.states.append(state)
         for batch in found.values():
             batch.lay_out(self.whole(options))
         return list(found.values())
 
     def _gradients(self, batch: Batch) -> list[Tensor]:
-        grads = [param.grad for param in batch.params]
+        grads = [param.grad for param in batch.owners]
         if any(grad.layout is not torch.strided for grad in grads):  # type: ignore[union-attr]
-            for param in batch.params:
+            for param in batch.owners:
                 self._refuse(batch.group, param)
+        if batch.params[0] is not batch.owners[0]:
+            whole = self.whole(self._options(batch.group))
+            grads = [sharded.full(grad) if whole else sharded.local(grad) for grad in grads]  # type: ignore[arg-type]
         return grads  # type: ignore[return-value]
 
     def _refuse(self, group: dict[str, Any], param: Tensor) -> None:
@@ -331,10 +370,10 @@ class RuleOptimizer(Optimizer):
             return True
         for batch, grads in work:
             # An overflow of finite entries makes the sum infinite too; then every tensor is looked at.
-            if bool(torch.isfinite(_sum_of_squares(grads))):
+            if sharded.agree(bool(torch.isfinite(_sum_of_squares(grads))), batch.owners):
                 continue
-            for param, grad in zip(batch.params, grads):
-                if bool(torch.isfinite(grad).all()):
+            for param, grad in zip(batch.owners, grads):
+                if sharded.agree(bool(torch.isfinite(grad).all()), [param]):
                     continue
                 if self.on_nonfinite == "skip":
                     return False
@@ -358,6 +397,11 @@ class RuleOptimizer(Optimizer):
             varying, fixed = backends.split(values, self.static)
             program = backends.program(update, batch.names, varying, fixed)
             numbers = backends.numbers(varying, batch.params[0])
+        spread = [pair for pair in zip(batch.owners, batch.params) if pair[0] is not pair[1]]
+        whole = bool(spread) and self.whole(options)
+        if whole:
+            for owner, work in spread:
+                work.copy_(sharded.full(owner))
         # All views first: between two loops over memory, Python itself runs on cold caches.
         views = [(tile, tile.gather((grad,))) for tile, grad in zip(batch.direct, grads)]
         packs = ((pack, pack.gather(grads[start:stop])) for pack, start, stop in batch.packs)
@@ -365,6 +409,9 @@ class RuleOptimizer(Optimizer):
             if program is None or not program.run(tile, work, grad, numbers):  # type: ignore[arg-type]
                 backends.run_eager(update, tile, work, grad, values)
             tile.scatter()
+        if whole:
+            for owner, work in spread:
+                sharded.keep_own_part(owner, work)
         for state in batch.states:
             state["step"] = t
 
@@ -422,3 +469,13 @@ def _refuse_torch_options(name: str, options: Mapping[str, Any]) -> None:
                 "differentiable": "it updates in place without a graph; differentiate a functional step instead",
             }[option]
             raise InputError(f"{name} does not support {option}=True: {why}")
+
+
+def _intact(batch: Batch) -> bool:
+    pairs = zip(batch.owners, batch.params)
+    moved = any(
+        sharded.local(owner).data_ptr() != work.data_ptr()
+        for owner, work in pairs
+        if owner is not work and owner.shape != work.shape
+    )
+    return not moved and batch.intact()

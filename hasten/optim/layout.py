@@ -140,6 +140,8 @@ class Batch:
         group: their group.
         names: their state tensors.
         params, states: first those of the direct tiles, then those of the packs, once these are laid out.
+        owners: in the same order, the parameters as the optimizer holds them; other objects than `params` only where
+            they are spread over processes.
         direct: the large tensors.
         packs: the others, each with its first and last place among `params`.
         numel: elements in all.
@@ -152,6 +154,7 @@ class Batch:
     direct: list[Tile] = field(default_factory=list)
     packs: list[tuple[Pack, int, int]] = field(default_factory=list)
     numel: int = 0
+    owners: list[Tensor] = field(default_factory=list)
     _held: list[Tensor] = field(default_factory=list)
 
     @property
@@ -183,6 +186,7 @@ class Batch:
         self.direct = [self._direct(index, stacked) for index in alone]
         self.packs = self._packs(portions, sizes, stacked)
         order = [*alone, *(index for part in portions for index in part)]
+        self.owners = [(self.owners or self.params)[index] for index in order]
         self.params = [self.params[index] for index in order]
         self.states = [self.states[index] for index in order]
         self.numel = sum(sizes)
