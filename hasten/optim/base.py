@@ -204,9 +204,16 @@ class RuleOptimizer(Optimizer):
         if not self._finite(work):
             self.skipped += 1
             return loss
+        self.advance(work)
+        return loss
+
+    def advance(self, work: Sequence[tuple[Batch, list[Tensor]]]) -> None:
+        """Step on all groups, given their batches and finite gradients; override it for what needs all groups at once.
+
+        Numbers settled here reach `scalars` through the groups, or through attributes of the optimizer.
+        """
         for batch, grads in work:
             self._advance(batch, grads)
-        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """State and options, as `torch.optim.Optimizer` has them; continues bit for bit after `load_state_dict`.

@@ -19,6 +19,7 @@ import hasten
 from hasten.core.card import Real
 from hasten.core.errors import InputError
 from hasten.optim import NonFiniteGradientError, RuleOptimizer
+from hasten.optim.layout import real, work_dtype
 
 
 def _is_optimizer(target: Any) -> bool:
@@ -27,7 +28,11 @@ def _is_optimizer(target: Any) -> bool:
 
 CARDS = [card for card in hasten.methods("optim") if _is_optimizer(card.load())]
 OURS = [card for card in CARDS if issubclass(card.load(), RuleOptimizer)]
-SEPARATE = [card for card in OURS if card.load().together is RuleOptimizer.together]
+SEPARATE = [
+    card
+    for card in OURS
+    if card.load().together is RuleOptimizer.together and card.load().advance is RuleOptimizer.advance
+]
 SHAPES = [(3, 4), (5,), (), (2, 3, 2, 2), (3, 4), (1,), (4, 0)]
 
 every = pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
@@ -60,11 +65,55 @@ def gradients(step: int, params: Any) -> list[Tensor]:
     return [torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype) for p in params]
 
 
+def closure_of(optimizer: Optimizer, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """What an optimizer that evaluates by itself is given for this loss."""
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+
+    def closure() -> Tensor:
+        for param in params:
+            param.grad = None
+        value = loss()
+        value.backward()
+        return value
+
+    return loss if optimizer.takes == "loss" else closure  # type: ignore[attr-defined]
+
+
+def takes_gradients(optimizer: Any) -> bool:
+    return getattr(optimizer, "takes", "gradients") == "gradients"
+
+
+def take_step(optimizer: Optimizer, loss: Callable[[], Tensor] | None = None) -> None:
+    """A step on the gradients in place; where the optimizer evaluates by itself, on a loss that has these gradients.
+
+    It is `1 + <g, p - p0> + |p - p0|^2 / 2`, or its negative under `maximize`, unless another one is given.
+    """
+    if takes_gradients(optimizer):
+        optimizer.step()
+        return
+    sign = -1.0 if optimizer.param_groups[0].get("maximize") else 1.0
+    params = [param for group in optimizer.param_groups for param in group["params"] if param.grad is not None]
+    if loss is not None or not params:
+        optimizer.step(closure_of(optimizer, loss or (lambda: torch.zeros((), requires_grad=True))))  # type: ignore[arg-type]
+        return
+    recorded = [real(param.grad).to(work_dtype(param.dtype)) for param in params]
+    start = [real(param.detach().clone()) for param in params]
+
+    def bowl() -> Tensor:
+        total = torch.ones((), dtype=torch.float64)
+        for param, g, old in zip(params, recorded, start):
+            moved = (real(param) - old).to(g.dtype)
+            total = total + (sign * g * moved).sum().double() + 0.5 * moved.square().sum().double()
+        return sign * total
+
+    optimizer.step(closure_of(optimizer, bowl))  # type: ignore[arg-type]
+
+
 def steps(optimizer: Optimizer, params: Any, first: int = 0, last: int = 4) -> None:
     for step in range(first, last):
         for param, grad in zip(params, gradients(step, params)):
             param.grad = grad
-        optimizer.step()
+        take_step(optimizer)
 
 
 def assert_same(left: Any, right: Any, exact: bool = True) -> None:
@@ -83,7 +132,7 @@ def test_descends_a_quadratic(card: Any) -> None:
     for _ in range(100):
         optimizer.zero_grad()
         ((x - 1) ** 2).sum().backward()
-        optimizer.step()
+        take_step(optimizer, lambda: ((x - 1) ** 2).sum())
     assert ((x - 1) ** 2).sum() < 12.0
 
 
@@ -118,7 +167,7 @@ def test_frozen_and_unused_parameters_stay(card: Any) -> None:
     for step in range(3):
         for index, (param, grad) in enumerate(zip(params, gradients(step, params))):
             param.grad = None if index in (1, 4) else grad
-        optimizer.step()
+        take_step(optimizer)
     assert torch.equal(params[1], frozen)
     assert torch.equal(params[4], unused)
     assert not optimizer.state.get(params[4])
@@ -133,10 +182,10 @@ def test_counters_belong_to_the_parameter(card: Any) -> None:
     for step in range(6):
         early.grad, grad = gradients(step, [early, late])
         late.grad = grad if step >= 3 else None
-        optimizer.step()
+        take_step(optimizer)
         if step >= 3:
             alone.grad = grad.clone()
-            reference.step()
+            take_step(reference)
     assert (optimizer.state[early]["step"], optimizer.state[late]["step"]) == (6, 3)
     torch.testing.assert_close(late, alone, rtol=1e-6, atol=1e-7)
 
@@ -159,7 +208,7 @@ def test_tensors_of_any_shape_and_stride(card: Any) -> None:
             param.grad, other.grad = grad, grad.clone().expand_as(grad)
         spread.grad = alone.grad = gradients(step, plain)[0]
         for optimizer in (first, second, third, fourth):
-            optimizer.step()
+            take_step(optimizer)
     assert_same(plain, strided, exact=False)
     assert_same([alone], [spread], exact=False)
     assert strided[1].is_contiguous(memory_format=torch.channels_last)
@@ -174,9 +223,9 @@ def test_packing_changes_nothing(card: Any) -> None:
     for step in range(3):
         for a, b, grad in zip(joint, single, gradients(step, joint)):
             a.grad, b.grad = grad, grad.clone()
-        together.step()
+        take_step(together)
         for optimizer in alone:
-            optimizer.step()
+            take_step(optimizer)
     assert_same(joint, single, exact=False)
 
 
@@ -187,8 +236,8 @@ def test_maximize_is_minimising_the_negative(card: Any) -> None:
     for step in range(4):
         for a, b, grad in zip(up, down, gradients(step, up)):
             a.grad, b.grad = -grad, grad
-        climbing.step()
-        descending.step()
+        take_step(climbing)
+        take_step(descending)
     assert_same(up, down)
 
 
@@ -200,7 +249,8 @@ def test_closures_see_gradients_and_their_loss_is_returned(card: Any) -> None:
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = (x**2).sum()
-        loss.backward()
+        if getattr(optimizer, "takes", "gradients") != "loss":
+            loss.backward()
         return loss
 
     assert optimizer.step(closure).item() == 3.0
@@ -257,11 +307,11 @@ def test_sparse_gradients_are_refused_by_name(card: Any) -> None:
     model(torch.tensor([1, 2])).sum().backward()
     before = [param.clone() for param in model.parameters()]
     with pytest.raises(InputError, match=r"'0\.weight'.*sparse"):
-        optimizer.step()
+        take_step(optimizer, lambda: model(torch.tensor([1, 2])).sum())
     assert_same(before, model.parameters())
     unnamed = build(card, model.parameters())
     with pytest.raises(InputError, match="parameter 0 of group 0"):
-        unnamed.step()
+        take_step(unnamed, lambda: model(torch.tensor([1, 2])).sum())
 
 
 @ours
@@ -276,8 +326,8 @@ def test_complex_parameters_are_pairs_of_reals_or_refused(card: Any) -> None:
     for step in range(3):
         (grad,) = gradients(step, [pair])
         number.grad, pair.grad = torch.view_as_complex(grad), grad.clone()
-        left.step()
-        right.step()
+        take_step(left)
+        take_step(right)
     assert_same([torch.view_as_real(number)], [pair])
 
 
@@ -295,8 +345,8 @@ def test_non_finite_gradients(card: Any, bad: float) -> None:
         param.grad = grad
     params[3].grad.view(-1)[4] = bad  # type: ignore[union-attr]
     with pytest.raises(NonFiniteGradientError, match=r"'layer\.3'"):
-        strict.step()
-    lenient.step()
+        take_step(strict)
+    take_step(lenient)
     assert_same(before, params)
     assert lenient.skipped == 1
     for param, state in strict.state_dict()["state"].items():
@@ -309,7 +359,7 @@ def test_large_finite_gradients_are_not_taken_for_infinite(card: Any) -> None:
     x = nn.Parameter(torch.ones(8))
     optimizer = build(card, [x], on_nonfinite="raise")
     x.grad = torch.full((8,), 3e38)
-    optimizer.step()
+    take_step(optimizer)
 
 
 def assert_continues(card: Any, dtype: torch.dtype, resume: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -402,6 +452,8 @@ def test_parameters_replaced_under_the_optimizer_are_used(card: Any) -> None:
 def test_grad_scaler(card: Any) -> None:
     params, reference = parameters(), parameters()
     optimizer, plain = build(card, params), build(card, reference)
+    if not takes_gradients(optimizer):
+        return  # PyTorch's scaler takes no closures
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
     for step in range(3):
         for a, b, grad in zip(params, reference, gradients(step, params)):

@@ -12,10 +12,11 @@ from typing_extensions import Unpack
 from hasten.core import check
 from hasten.core.card import Card
 from hasten.core.errors import InputError
+from hasten.optim import flat
 from hasten.optim.adapter import KINDS, Parts, companion
 from hasten.optim.averaging.weights import PolynomialAverager
 from hasten.optim.base import Options, RuleOptimizer
-from hasten.optim.layout import real, work_dtype
+from hasten.optim.layout import real
 from hasten.optim.moments import axpy_
 
 PAPER = {
@@ -146,7 +147,7 @@ class DoG(_DistanceOverGradients):
         else:
             known = [param for param in group["params"] if "start" in self.state.get(param, ())]
             moved = [real(param) - self.state[param]["start"] for param in known]
-        distance, squares = (_norm_of_all(tensors) for tensors in (moved, grads))
+        distance, squares = flat.norm(moved), flat.norm(grads)
         group["G"] = group.get("G", group["eps"]) + squares**2
         if first:
             group["rbar"] = 0.0 if group["init_eta"] is not None else group["reps_rel"] * (1 + distance)
@@ -158,13 +159,6 @@ class DoG(_DistanceOverGradients):
     @staticmethod
     def update(p: Tensor, g: Tensor, *, eta: Any) -> None:
         axpy_(p, -eta, g)
-
-
-def _norm_of_all(tensors: Sequence[Tensor]) -> float:
-    """Euclidean norm of all entries together."""
-    parts = [torch.linalg.vector_norm(tensor, dtype=work_dtype(tensor.dtype)).double() for tensor in tensors]
-    device = parts[0].device
-    return float(torch.linalg.vector_norm(torch.stack([part.to(device) for part in parts])))
 
 
 @companion(LAYERWISE, _assemble_ldog)
