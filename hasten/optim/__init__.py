@@ -38,11 +38,14 @@ _WHERE = {
     "stablemax_cross_entropy": "filters.stablemax",
     "SGDP": "adaptive.adamp",
     "StepHook": "wrapper",
+    "UBASchedule": "schedules.uba",
     "compose": "composition",
+    "layerwise": "parameter_groups",
     "lion_lyapunov": "adaptive.lion",
     "lr_range_test": "schedules.one_cycle",
     "optimal_lr_estimate": "schedules.one_cycle",
     "radial_projection": "adaptive.adamp",
+    "no_decay": "parameter_groups",
     "refine_schedule": "schedules.refined_schedule",
 }
 

@@ -25,7 +25,7 @@ from hasten.problems.linear import Logistic, a9a_table, breast_cancer
 DATA = {"cifar10", "tinyshakespeare", "a9a", "cora", "etth1"}
 KINDS = {"train", "minimise"}
 SMALL = {"stdlib-lm": {"width": 16, "depth": 1, "context": 16}, "tinyshakespeare": {"width": 16, "depth": 1}}
-DETERMINISTIC = {"a9a", "breast-cancer-logreg", "diabetes-lasso", "rosenbrock"}
+DETERMINISTIC = {"a9a", "amsgrad-counterexample", "breast-cancer-logreg", "diabetes-lasso", "rosenbrock"}
 
 needs_data = pytest.mark.skipif(
     not os.environ.get("HASTEN_DATA"), reason="set HASTEN_DATA to the folder with the real data sets"

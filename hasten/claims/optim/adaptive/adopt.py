@@ -5,27 +5,11 @@ from __future__ import annotations
 import torch
 
 from hasten.claims.optim.digits import ADAM, noisy_loss
+from hasten.claims.optim.online import last_iterate
 from hasten.core.claim import claim
 from hasten.optim.adaptive.adopt import ADOPT
 
 SCALE = "The paper's claim is of ImageNet, NVAE, language models and reinforcement learning."
-
-
-def _online(make: type[torch.optim.Optimizer]) -> float:
-    """Where an optimizer with b1 = 0 and b2 = 0.1 ends on the online problem of Reddi, Kale and Kumar (2018).
-
-    On [-1, 1] the gradient is 3 at every third step and -1 at the others, so that -1 is best; 9000 steps of
-    lr 0.5/sqrt(t) from 0.
-    """
-    x = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
-    optimizer = make([x], lr=0.5, betas=(0.0, 0.1))  # type: ignore[call-arg]
-    for t in range(1, 9001):
-        optimizer.param_groups[0]["lr"] = 0.5 / t**0.5
-        x.grad = torch.tensor(3.0 if t % 3 == 1 else -1.0, dtype=torch.float64)
-        optimizer.step()
-        with torch.no_grad():
-            x.clamp_(-1.0, 1.0)
-    return x.item()
 
 
 @claim(
@@ -53,7 +37,7 @@ def noisy_gradients(seed: int) -> float:
 )
 def converges_with_any_beta2(seed: int) -> float:
     """The problem has no randomness."""
-    return _online(ADOPT)
+    return last_iterate(ADOPT)
 
 
 @claim(
@@ -68,4 +52,4 @@ def converges_with_any_beta2(seed: int) -> float:
 )
 def where_adam_fails(seed: int) -> float:
     """The problem has no randomness."""
-    return _online(torch.optim.Adam)
+    return last_iterate(torch.optim.Adam)
