@@ -159,7 +159,7 @@ def test_parameters_added_later_take_part(kind: type, optimizer: str):
     loop.steps(0, 3)
     late = nn.Parameter(torch.ones(2, dtype=torch.float64))
     loop.optimizer.add_param_group({"params": [late]})
-    late.grad = torch.ones(2, dtype=torch.float64)
+    late.grad = torch.tensor([1.0, 2.0], dtype=torch.float64)
     loop.optimizer.step()
     assert not torch.equal(late.detach(), torch.ones(2, dtype=torch.float64))
     loop.steps(3, 6)
