@@ -18,12 +18,12 @@ from torch.optim import Optimizer
 import hasten
 from hasten.core.card import Real
 from hasten.core.errors import InputError
-from hasten.optim import NonFiniteGradientError, RuleOptimizer
+from hasten.optim import NonFiniteGradientError, OptimizerWrapper, RuleOptimizer
 from hasten.optim.layout import real, work_dtype
 
 
 def _is_optimizer(target: Any) -> bool:
-    return inspect.isclass(target) and issubclass(target, Optimizer)
+    return inspect.isclass(target) and issubclass(target, Optimizer) and not issubclass(target, OptimizerWrapper)
 
 
 CARDS = [card for card in hasten.methods("optim") if _is_optimizer(card.load())]
