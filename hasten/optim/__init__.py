@@ -14,6 +14,8 @@ _WHERE = {
     "AdaMomentum": "adaptive.adamomentum",
     "AdEMAMix": "adaptive.ademamix",
     "AdamP": "adaptive.adamp",
+    "Ano": "adaptive.ano",
+    "Anolog": "adaptive.ano",
     "CAME": "memory.came",
     "Composition": "composition",
     "Conda": "memory.conda",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def is_sharded(tensor: Any) -> bool:
     """Whether the tensor is a `DTensor`."""
     # Asked before the import: a process that has no DTensor need not load the distributed package.
-    if type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__ or not torch.distributed.is_available():
+    if type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__ or not torch.distributed.is_available():  # type: ignore[attr-defined]
         return False
     from torch.distributed.tensor import DTensor
 
