@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from hasten.core import check
 from hasten.core.errors import InputError
@@ -23,7 +23,7 @@ def no_decay(
     model: nn.Module,
     weight_decay: float,
     *,
-    skip: Callable[[str, Tensor], bool] | None = None,
+    skip: Callable[[str, nn.Parameter], bool] | None = None,
     embeddings: bool = False,
 ) -> list[dict[str, Any]]:
     """Two groups of named parameters: with weight decay, and without it for biases, norms and vectors.
@@ -88,7 +88,7 @@ def layerwise(
     for place, layer in enumerate(ordered):
         for param in layer.parameters():
             depth_of.setdefault(id(param), len(ordered) - 1 - place)
-    groups: dict[int, list[tuple[str, Tensor]]] = {}
+    groups: dict[int, list[tuple[str, nn.Parameter]]] = {}
     found = set()
     for name, param in trained:
         found.add(id(param))
@@ -98,7 +98,7 @@ def layerwise(
     return [{"params": params, "lr": lr * decay**depth} for depth, params in sorted(groups.items())]
 
 
-def _trained(model: nn.Module) -> list[tuple[str, Tensor]]:
+def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
