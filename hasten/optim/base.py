@@ -70,8 +70,8 @@ class RuleOptimizer(Optimizer):
             `shapes` for other shapes or for state that depends on options, and `start` for other first values.
         whole_tensor: see above.
         takes_complex: whether the rule serves complex parameters, which it sees as pairs of reals (last axis).
-        takes_sharded: whether it serves parameters that are spread over processes; unless said otherwise, if it does
-            not need `together`.
+        takes_sharded: whether it serves parameters that are spread over processes; unless said otherwise, if it
+            overrides neither `together` nor `advance`.
         static: names of numbers from `scalars` that select code, so that a compiled step is made for each value.
         kept: names under which the rule keeps numbers of its own in a parameter group.
         takes: what `step` is given: "gradients" in place, a "closure" that computes them, or a closure that returns
@@ -172,7 +172,9 @@ class RuleOptimizer(Optimizer):
                 raise InputError(f"{self._label(group, index)} is of type {param.dtype}; only real and complex train")
             if (
                 sharded.is_sharded(param)
-                and type(self).together is not RuleOptimizer.together
+                and (
+                    type(self).together is not RuleOptimizer.together or type(self).advance is not RuleOptimizer.advance
+                )
                 and not self.takes_sharded
             ):
                 raise InputError(
