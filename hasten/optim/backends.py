@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental import _config as shape_config
 
 from hasten.optim.layout import Tile, work_dtype
 
@@ -89,7 +90,9 @@ class Step:
 
     def __call__(self, param: Tensor, grad: Tensor, buffers: list[Tensor], numbers: Tensor) -> Any:
         if self._direct is None or param.numel() < 2:
-            return self._guarded(param, grad, buffers, numbers)
+            # Lengths that happen to be equal must not be taken for one: what would tell them apart later is skipped.
+            with shape_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+                return self._guarded(param, grad, buffers, numbers)
         return self._direct(param, grad, buffers, numbers)
 
     def _inductor(self, graph: Any, inputs: list[Any]) -> Callable[..., Any]:

@@ -116,7 +116,9 @@ class Pack(Tile):
 
 
 def _sort(tensor: Tensor, stacked: bool) -> tuple[Any, ...]:
-    return tensor.dtype, tensor.device.type, tensor.ndim, stacked and tensor.shape[0] > 1
+    # The compiler makes code of its own for axes of length 1.
+    lengths = tuple(length > 1 for length in tensor.shape) if stacked else ()
+    return tensor.dtype, tensor.device.type, tensor.ndim, lengths, stacked and tensor.shape[0] > 1
 
 
 def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
