@@ -57,6 +57,10 @@ class StepHook:
     def on_update(self, params: list[Tensor], old: list[Tensor]) -> None:
         """Act on the parameters that had a gradient; `old` is what they were before the step."""
 
+    def acts(self, method: str) -> bool:
+        """Whether "on_gradients" or "on_update" does anything: what does nothing costs nothing."""
+        return getattr(type(self), method) is not getattr(StepHook, method)
+
     def attach(self, optimizer: Optimizer) -> None:
         """Begin to work on this optimizer.
 
@@ -68,7 +72,7 @@ class StepHook:
         if self.optimizer is not None:
             raise InputError(f"this {type(self).__name__} sits on an optimizer already; make another one")
         optimizer = innermost(optimizer)
-        if getattr(optimizer, "takes", "gradients") != "gradients" and _overrides(self, "on_gradients"):
+        if getattr(optimizer, "takes", "gradients") != "gradients" and self.acts("on_gradients"):
             raise InputError(
                 f"{type(self).__name__} changes gradients before the step, but {type(optimizer).__name__} evaluates "
                 "its own inside the step; use it with an optimizer that takes gradients"
@@ -133,11 +137,11 @@ class StepHook:
     def _register(self) -> None:
         assert self.optimizer is not None
         self._handles = [self.optimizer.register_step_pre_hook(self._before)]
-        if _overrides(self, "on_update"):
+        if self.acts("on_update"):
             self._handles.append(self.optimizer.register_step_post_hook(self._after))
 
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if _overrides(self, "on_update"):
+        if self.acts("on_update"):
             self._old = {param: param.detach().clone() for param in self._params() if param.requires_grad}
         places = [place for place in range(1, len(args)) if callable(args[place])]
         closure = kwargs.get("closure") or (args[places[0]] if places else None)
@@ -171,7 +175,8 @@ class StepHook:
         if finite is not None and not finite():
             return
         self.steps += 1
-        self.on_gradients(params)
+        if self.acts("on_gradients"):
+            self.on_gradients(params)
 
     @torch.no_grad()
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -291,7 +296,3 @@ def copied(value: Any, device: torch.device | None = None) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(copied(inner, device) for inner in value)
     return value
-
-
-def _overrides(hook: StepHook, name: str) -> bool:
-    return getattr(type(hook), name) is not getattr(StepHook, name)
