@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hasten.core.errors import HastenError
+from hasten.core.errors import HastenError, InputError
 
 if TYPE_CHECKING:
     from hasten.core.card import Card
@@ -30,20 +30,27 @@ out = Console()
 err = Console(stderr=True)
 INTERRUPTED = 130
 WIDE = 120
+DEFAULT_PROBLEM = "digits-mlp"
 
 
 @app.command()
 def race(
     problem: Annotated[
-        str, typer.Argument(help="ready problem (see `hasten list problems`) or a .py file")
-    ] = "digits-mlp",
+        str | None, typer.Argument(help="ready problem (see `hasten list problems`) or a .py file; digits-mlp if none")
+    ] = None,
     methods: Annotated[
         list[str] | None, typer.Argument(help="methods, e.g. adamw adopt:lr=1e-3; those that fit if none")
     ] = None,
     target: Annotated[float | None, typer.Option(help="metric value that counts as arrived")] = None,
     budget: Annotated[str | None, typer.Option(help="per run: 500 (steps), 30s, 2000calls")] = None,
-    seeds: Annotated[int, typer.Option(help="scored runs per method")] = 5,
-    trials: Annotated[int, typer.Option(help="tuning trials per method; 1 races the defaults")] = 8,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="a race with everything settled, see `hasten list presets`; options go before its own"),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="scored runs per method; 5 if not given")] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="tuning trials per method, 8 if not given; 1 races the defaults")
+    ] = None,
     baseline: Annotated[str | None, typer.Option(help="method that ratios are taken against")] = None,
     cost: Annotated[str | None, typer.Option(help="rank by steps, seconds, calls or bytes")] = None,
     engine: Annotated[str, typer.Option(help="local, inline, ray or ray://host:port")] = "local",
@@ -57,30 +64,25 @@ def race(
 ) -> None:
     """Race methods on a problem and say which gets there first."""
     from hasten.core.live import Live
+    from hasten.core.preset import get as get_preset
     from hasten.core.race import race as run_race
 
     if report is not None:
         from hasten.core.report import check_destination
 
         check_destination(report)
+    given = {"target": target, "budget": budget, "seeds": seeds, "trials": trials, "baseline": baseline, "cost": cost}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    options |= {"engine": engine, "workers": workers, "patience": patience, "store": store, "seed": seed}
+    chosen = None if preset is None else get_preset(preset)
+    if chosen is not None and problem is not None:
+        raise InputError(f"--preset {chosen.name} settles problems and methods; leave out {problem!r}")
     board = Live(err)
     try:
-        result = run_race(
-            problem,
-            methods or (),
-            target=target,
-            budget=budget,
-            seeds=seeds,
-            trials=trials,
-            baseline=baseline,
-            cost=cost,
-            engine=engine,
-            workers=workers,
-            patience=patience,
-            store=store,
-            seed=seed,
-            listener=board,
-        )
+        if chosen is not None:
+            result = chosen.race(**options, listener=board)
+        else:
+            result = run_race(problem or DEFAULT_PROBLEM, methods or (), **options, listener=board)
     except KeyboardInterrupt:
         board.stop()
         err.print("Stopped. Finished runs are kept; the same command goes on from here.")
@@ -100,13 +102,18 @@ def race(
 
 @app.command("list")
 def list_(
-    family: Annotated[str | None, typer.Argument(help="a family, a kind of problem, or `problems`")] = None,
+    family: Annotated[str | None, typer.Argument(help="a family, a kind of problem, `problems` or `presets`")] = None,
 ) -> None:
-    """List methods (of one family, or for one kind of problem), or the ready problems."""
+    """List methods (of one family, or for one kind of problem), the ready problems, or the presets."""
     from hasten.core.catalogue import problems
     from hasten.core.claim import claims
+    from hasten.core.preset import presets
     from hasten.core.registry import families, methods
 
+    if family == "presets":
+        for entry in presets():
+            out.print(f"{entry.name}: {entry.summary} ({', '.join(entry.problems)})", markup=False, soft_wrap=True)
+        return
     if family == "problems":
         table = Table(box=None, pad_edge=False)
         for heading in ("problem", "kind"):
