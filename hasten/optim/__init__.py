@@ -31,6 +31,7 @@ _WHERE = {
     "DiffGrad": "adaptive.diffgrad",
     "DiffGradFriction": "adaptive.diffgrad",
     "DoG": "step_size.dog",
+    "Frugal": "memory.frugal",
     "GradNormRecorder": "schedules.refined_schedule",
     "GrokfastEMA": "filters.grokfast",
     "GrokfastMA": "filters.grokfast",
