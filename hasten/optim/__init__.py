@@ -43,6 +43,7 @@ _WHERE = {
     "log_stablemax": "filters.stablemax",
     "MeZO": "zeroth_order.zo_adamu",
     "MicroBatches": "persample",
+    "MultiAdam": "recipes.multiadam",
     "NonFiniteGradientError": "base",
     "OnlineSubspace": "memory.subspace",
     "OrthoGrad": "filters.orthograd",
