@@ -63,6 +63,7 @@ _WHERE = {
     "stablemax": "filters.stablemax",
     "stablemax_cross_entropy": "filters.stablemax",
     "SGDP": "adaptive.adamp",
+    "SMB": "step_size.smb",
     "StepHook": "wrapper",
     "UBASchedule": "schedules.uba",
     "ZOAdaMU": "zeroth_order.zo_adamu",
