@@ -15,6 +15,7 @@ from hasten.core import check
 from hasten.core.errors import DivergedError, EngineError, InputError
 from hasten.optim import backends, sharded
 from hasten.optim.layout import Batch, real, work_dtype
+from hasten.optim.storage import ABSMAX, Blockwise, Compiled, check_saved
 
 ON_NONFINITE = ("raise", "skip", "ignore")
 
@@ -76,6 +77,7 @@ class RuleOptimizer(Optimizer):
         kept: names under which the rule keeps numbers of its own in a parameter group.
         takes: what `step` is given: "gradients" in place, a "closure" that computes them, or a closure that returns
             the "loss" and leaves differentiating to the rule.
+        storage: how state is stored in 8 bits, see `QuantizedState`; None for 32 bits.
         skipped: steps left out under `on_nonfinite="skip"`.
     """
 
@@ -101,6 +103,7 @@ class RuleOptimizer(Optimizer):
         self.backend = check.one_of("backend", backend, backends.BACKENDS)
         self.on_nonfinite = check.one_of("on_nonfinite", on_nonfinite, ON_NONFINITE)
         self.skipped = 0
+        self.storage: Blockwise | None = None
         self._layouts: dict[int, tuple[list[Tensor], list[Batch]]] = {}
         super().__init__(params, {**defaults, "maximize": maximize})
 
@@ -143,6 +146,11 @@ class RuleOptimizer(Optimizer):
             t: number of the step, from 1.
         """
         return {}
+
+    def check_betas(self, betas: Sequence[float]) -> None:
+        """Raise `InputError` unless `betas` are decay rates in [0, 1); for rules whose `betas` mean something else."""
+        for index, beta in enumerate(betas):
+            check.fraction(f"betas[{index}]", beta)
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise `InputError` for options outside their range; called for every group that is added."""
@@ -191,8 +199,7 @@ class RuleOptimizer(Optimizer):
             check.nonnegative("weight_decay", group["weight_decay"])
         if "eps" in group and not isinstance(group["eps"], tuple):
             check.nonnegative("eps", group["eps"])
-        for index, beta in enumerate(group.get("betas", ())):
-            check.fraction(f"betas[{index}]", beta)
+        self.check_betas(group.get("betas", ()))
         self.check_group(group)
 
     @torch.no_grad()
@@ -289,18 +296,19 @@ class RuleOptimizer(Optimizer):
                 if missing:
                     has = sorted(set(state) - {"step"})
                     raise InputError(f"state_dict is not of this {name}: missing state {missing}, instead it has {has}")
+                check_saved(self.storage, name, state, wanted)
                 for key, shape in wanted.items():
                     if tuple(state[key].shape) != tuple(shape) and not sharded.is_sharded(param):
                         found = tuple(state[key].shape)
                         raise InputError(f"state_dict has {key} shaped {found} for a parameter that needs {shape}")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__({"storage": None, **state})
         self._layouts = {}
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"backend": self.backend, "on_nonfinite": self.on_nonfinite, "skipped": self.skipped}
-        return {**super().__getstate__(), **own}
+        return {**super().__getstate__(), **own, "storage": self.storage}
 
     # How a step is made
 
@@ -336,9 +344,19 @@ class RuleOptimizer(Optimizer):
                     empty = torch.empty_like if like else seen.new_empty
                     state[name] = empty(seen if like else shape, dtype=dtype).zero_()  # type: ignore[arg-type]
                 self.start(options, seen, state)
-            names = tuple(self.shapes(options, real(work).shape))
+            names, coded = tuple(self.shapes(options, real(work).shape)), ()
+            if self.storage is not None:
+                if work is not param:
+                    raise InputError(
+                        f"state in 8 bits is kept in one process only; {type(self).__name__} has parameters that are "
+                        "spread over processes"
+                    )
+                shapes = {name: state[name].shape for name in names}
+                coded = self.storage.prepare(state, shapes, real(param), self.whole(options))
+                names = (*names, *(name + ABSMAX for name in coded))
             key = (state["step"], param.dtype, param.device, names)
-            batch = found.setdefault(key, Batch(group, names, [], []))
+            block = self.storage.block if self.storage is not None and coded else 0
+            batch = found.setdefault(key, Batch(group, names, [], [], coded=coded, block=block))
             batch.params.append(work)
             batch.owners.append(param)
             batch.states.append(state)
@@ -401,11 +419,14 @@ class RuleOptimizer(Optimizer):
         if type(self).together is not RuleOptimizer.together:
             seen = [real(grad) for grad in grads] if members is not batch.params else grads
             values.update(self.together(batch.group, members, seen, batch.states, t))
-        update, program, numbers = type(self).update, None, None
+        update, program, numbers, compiled = type(self).update, None, None, None
         if self._compiles(batch, t):
             varying, fixed = backends.split(values, self.static)
-            program = backends.program(update, batch.names, varying, fixed)
             numbers = backends.numbers(varying, batch.params[0])
+            if batch.coded:
+                compiled = Compiled(varying, fixed, numbers)
+            else:
+                program = backends.program(update, batch.names, varying, fixed)
         spread = [pair for pair in zip(batch.owners, batch.params) if pair[0] is not pair[1]]
         whole = bool(spread) and self.whole(options)
         if whole:
@@ -415,7 +436,10 @@ class RuleOptimizer(Optimizer):
         views = [(tile, tile.gather((grad,))) for tile, grad in zip(batch.direct, grads)]
         packs = ((pack, pack.gather(grads[start:stop])) for pack, start, stop in batch.packs)
         for tile, (work, grad) in chain(views, packs):
-            if program is None or not program.run(tile, work, grad, numbers):  # type: ignore[arg-type]
+            if batch.coded:
+                assert self.storage is not None
+                self.storage.run(batch.coded, tile, work, grad, update, values, compiled)
+            elif program is None or not program.run(tile, work, grad, numbers):  # type: ignore[arg-type]
                 backends.run_eager(update, tile, work, grad, values)
             tile.scatter()
         if whole:
