@@ -16,9 +16,10 @@ from hasten.core.card import Card, LogReal
 from hasten.core.errors import InputError
 from hasten.optim import flat
 from hasten.optim.adapter import KINDS, optimizer
-from hasten.optim.base import NonFiniteGradientError, Options, RuleOptimizer
+from hasten.optim.base import Options, RuleOptimizer
 from hasten.optim.layout import Batch
 from hasten.optim.moments import axpy_
+from hasten.optim.step_size.base import finite_loss
 
 PAPER = {
     "family": "optim",
@@ -98,12 +99,7 @@ class _Polyak(RuleOptimizer):
 
     def advance(self, work: Work) -> None:
         moving = [(batch, grads) for batch, grads in work if float(batch.group["lr"]) > 0]
-        if not math.isfinite(self._loss) and self.on_nonfinite != "ignore":
-            if self.on_nonfinite == "raise":
-                raise NonFiniteGradientError(f"the loss is {self._loss}; nothing was changed")
-            self.skipped += 1
-            return
-        if moving:
+        if moving and finite_loss(self, self._loss):
             first = moving[0][0].group
             sign = -1.0 if first["maximize"] else 1.0
             gap = sign * (self._loss - first["f_star"])
