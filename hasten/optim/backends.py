@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental import _config as shape_config
 
-from hasten.optim.layout import Tile, work_dtype
+from hasten.optim.layout import work_dtype
 
 CHUNK = 2**19
 """Elements that an eager elementwise rule handles at once: few enough that a few vectors of them stay in the cache,
@@ -50,7 +50,7 @@ def advance(
         param.copy_(p)
 
 
-def run_eager(update: Update, tile: Tile, param: Tensor, grad: Tensor, values: Mapping[str, Any]) -> None:
+def run_eager(update: Update, tile: Any, param: Tensor, grad: Tensor, values: Mapping[str, Any]) -> None:
     """Plain PyTorch; long vectors in chunks."""
     if tile.stacked or param.numel() <= CHUNK:
         advance(update, param, grad, tile.buffers, values)
@@ -84,20 +84,25 @@ class Step:
     `Program` keeps one for every combination of what the guards would check.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], constant: bool = False) -> None:
+        self._constant = constant
         self._guarded = torch.compile(function, dynamic=True, fullgraph=True, backend=self._inductor)
         self._direct: Callable[..., Any] | None = None
 
     def __call__(self, param: Tensor, grad: Tensor, buffers: list[Tensor], numbers: Tensor) -> Any:
         if self._direct is None or param.numel() < 2:
             # Lengths that happen to be equal must not be taken for one: what would tell them apart later is skipped.
-            with shape_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+            known = {"specialize_float": True, "specialize_int": True} if self._constant else {}
+            with shape_config.patch(use_duck_shape=False), torch._dynamo.config.patch(known):  # type: ignore[attr-defined]
                 return self._guarded(param, grad, buffers, numbers)
         return self._direct(param, grad, buffers, numbers)
 
     def _inductor(self, graph: Any, inputs: list[Any]) -> Callable[..., Any]:
-        checks = {"size_asserts": False}
-        made = torch._dynamo.lookup_backend("inductor")(graph, inputs, config_patches=checks)  # type: ignore[call-arg]
+        patches: dict[str, Any] = {"size_asserts": False}
+        if self._constant:
+            # Nothing in between is written to memory, whatever the number of operations.
+            patches |= {"realize_opcount_threshold": 10**6, "cpp.enable_floating_point_contract_flag": "fast"}
+        made = torch._dynamo.lookup_backend("inductor")(graph, inputs, config_patches=patches)  # type: ignore[call-arg]
         with suppress(AttributeError, KeyError, SyntaxError):
             places = [node.meta["grapharg"].source.name for node in graph.graph.nodes if node.op == "placeholder"]
             # Dynamo writes its inputs as expressions of the arguments: L['param'], L['grad'].size()[0], ...
@@ -109,11 +114,19 @@ class Step:
 class Program:
     """The compiled steps of one rule, for given fixed values and names of what varies."""
 
-    def __init__(self, update: Update, names: tuple[str, ...], varying: tuple[str, ...], fixed: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        update: Update,
+        names: tuple[str, ...],
+        varying: tuple[str, ...],
+        fixed: dict[str, Any],
+        constant: bool = False,
+    ) -> None:
         self._parts = (update, names, varying, fixed)
+        self._constant = constant
         self._steps: dict[Any, Step | None] = {}
 
-    def run(self, tile: Tile, param: Tensor, grad: Tensor, numbers: Tensor) -> bool:
+    def run(self, tile: Any, param: Tensor, grad: Tensor, numbers: Tensor) -> bool:
         """Take the step on this tile; False if it cannot be compiled."""
         step = self._steps.get(tile.sort)
         if step is not None:
@@ -129,7 +142,7 @@ class Program:
                 tensor.copy_(result)
         return True
 
-    def _first(self, tile: Tile, param: Tensor, grad: Tensor, numbers: Tensor) -> Any:
+    def _first(self, tile: Any, param: Tensor, grad: Tensor, numbers: Tensor) -> Any:
         # Torch 2.13 fails on reductions over stacks that are then changed in place, so where that is likely or has
         # happened, the step returns what it computed ("pure").
         failure = None
@@ -159,18 +172,24 @@ class Program:
 
         # The compiler keeps only a few versions per code object, so each step gets a code object of its own.
         code = step.__code__.replace(co_name=f"step_{next(_count)}")
-        return Step(types.FunctionType(code, step.__globals__, code.co_name, None, step.__closure__))
+        return Step(types.FunctionType(code, step.__globals__, code.co_name, None, step.__closure__), self._constant)
 
 
 _programs: dict[Any, Program] = {}
 _count = itertools.count()
 
 
-def program(update: Update, names: tuple[str, ...], varying: Mapping[str, Any], fixed: Mapping[str, Any]) -> Program:
-    """The compiled form of a rule, made when first used."""
+def program(
+    update: Update,
+    names: tuple[str, ...],
+    varying: Mapping[str, Any],
+    fixed: Mapping[str, Any],
+    constant: bool = False,
+) -> Program:
+    """The compiled form of a rule, made when first used; `constant`: numbers in its code and closures never change."""
     key = (update, names, tuple(varying), tuple(fixed.items()))
     if key not in _programs:
-        _programs[key] = Program(update, names, tuple(varying), dict(fixed))
+        _programs[key] = Program(update, names, tuple(varying), dict(fixed), constant)
     return _programs[key]
 
 

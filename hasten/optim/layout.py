@@ -35,6 +35,11 @@ def work_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
 
 
+def lies_alone(param: Tensor, stacked: bool) -> bool:
+    """Whether a parameter (complex ones as pairs) is a tile of its own, taken where it lies."""
+    return param.numel() >= SMALL and (param.is_contiguous() if stacked else is_dense(param))
+
+
 def is_dense(tensor: Tensor) -> bool:
     """Whether the tensor fills its stretch of memory, in whatever order of axes."""
     if tensor.is_contiguous():
@@ -142,6 +147,8 @@ class Batch:
         group: their group.
         names: their state tensors.
         params, states: first those of the direct tiles, then those of the packs, once these are laid out.
+        coded: state tensors that are stored in 8 bits.
+        block: length of their blocks, 0 if there are none.
         owners: in the same order, the parameters as the optimizer holds them; other objects than `params` only where
             they are spread over processes.
         direct: the large tensors.
@@ -157,6 +164,8 @@ class Batch:
     packs: list[tuple[Pack, int, int]] = field(default_factory=list)
     numel: int = 0
     owners: list[Tensor] = field(default_factory=list)
+    coded: tuple[str, ...] = ()
+    block: int = 0
     _held: list[Tensor] = field(default_factory=list)
 
     @property
@@ -179,10 +188,10 @@ class Batch:
         alone: list[int] = []
         packs: dict[Any, list[int]] = {}
         for index, param in enumerate(self.params):
-            if param.numel() < SMALL or not (param.is_contiguous() if stacked else is_dense(real(param))):
-                packs.setdefault(real(param).shape if stacked else None, []).append(index)
-            else:
+            if lies_alone(real(param), stacked):
                 alone.append(index)
+            else:
+                packs.setdefault(self._joins(index, stacked), []).append(index)
         sizes = [real(param).numel() for param in self.params]
         portions = [part for members in packs.values() for part in portion(members, sizes)]
         self.direct = [self._direct(index, stacked) for index in alone]
@@ -194,10 +203,18 @@ class Batch:
         self.numel = sum(sizes)
         self._held = [state[name] for name in self.names for state in self.states]
 
+    def _joins(self, index: int, stacked: bool) -> Any:
+        """What a packed parameter has in common with those that it is packed with."""
+        shape = real(self.params[index]).shape
+        if stacked:
+            return shape
+        return index if self.block and shape.numel() % self.block else None
+
     def _direct(self, index: int, stacked: bool) -> Tile:
         param, state = real(self.params[index]), self.states[index]
         for name in self.names:
-            if not stacked and state[name].stride() != param.stride():
+            moved = state[name].shape == param.shape and state[name].stride() != param.stride()
+            if moved and not stacked:
                 state[name] = torch.empty_like(param, dtype=state[name].dtype).copy_(state[name])
         seen = (lambda tensor: tensor.unsqueeze(0)) if stacked else memory_vector
         return Tile([self.params[index]], stacked, {name: seen(state[name]) for name in self.names})

@@ -1,0 +1,244 @@
+"""State of a rule kept in 8 bits: decoded piece by piece into scratch memory, updated in 32 bits, encoded again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hasten.core.errors import InputError
+from hasten.optim import backends
+from hasten.optim.layout import Tile, lies_alone, memory_vector, work_dtype
+from hasten.optim.memory.blockwise import BLOCK, blocks, decode_, decode_fused, encode_, encode_fused
+
+ABSMAX = "_absmax"
+"""Added to the name of a state tensor: the largest entry of each of its blocks."""
+
+PIECE = 2**17
+"""Elements that are decoded at once: they stay in the cache until they are encoded again."""
+
+NONNEGATIVE = ("_sq", "_var", "square_avg")
+"""How names of state end that holds squares; of PyTorch's Adagrad, the state "sum" does too."""
+
+Signs = tuple[tuple[str, bool], ...]
+
+
+@dataclass(frozen=True)
+class Blockwise:
+    """What is stored in 8 bits, and how.
+
+    Attributes:
+        block: entries that share a largest value.
+        min_size: state tensors with fewer entries stay as they are.
+        names: state tensors that are stored so; None for all.
+        unsigned: those of them that are never negative; None to tell by the name.
+    """
+
+    block: int = BLOCK
+    min_size: int = 4096
+    names: tuple[str, ...] | None = None
+    unsigned: tuple[str, ...] | None = None
+
+    def coded(self, shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
+        """Which of the state tensors of a parameter are stored in 8 bits."""
+        sizes = {name: torch.Size(shape).numel() for name, shape in shapes.items()}
+        return tuple(name for name, size in sizes.items() if self.takes(name) and size >= max(1, self.min_size))
+
+    def takes(self, name: str) -> bool:
+        """Whether state of this name is stored in 8 bits, if it is large enough."""
+        return self.names is None or name in self.names
+
+    def signed(self, name: str) -> bool:
+        """Whether state of this name may be negative."""
+        if self.unsigned is not None:
+            return name not in self.unsigned
+        return not (name.endswith(NONNEGATIVE) or name == "sum")
+
+    def encode(self, name: str, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and block maxima of a dense tensor, in blocks along its memory."""
+        codes = torch.empty_like(value, dtype=torch.uint8)
+        absmax = value.new_empty(blocks(value.numel(), self.block), dtype=torch.float32)
+        encode_(memory_vector(value)[None], memory_vector(codes)[None], absmax[None], self.block, self.signed(name))
+        return codes, absmax
+
+    def decode(self, name: str, codes: Tensor, absmax: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The tensor that was encoded."""
+        value = torch.empty_like(codes, dtype=dtype)
+        absmax = absmax.to(torch.float32)[None]
+        decode_(memory_vector(codes)[None], absmax, memory_vector(value)[None], self.block, self.signed(name))
+        return value
+
+    def prepare(
+        self, state: MutableMapping[str, Any], shapes: Mapping[str, Sequence[int]], like: Tensor, stacked: bool
+    ) -> tuple[str, ...]:
+        """Bring the state of a parameter into this form, in the order of memory in which steps go through it."""
+        coded = self.coded(shapes)
+        for name in coded:
+            value = state[name]
+            kept = not stacked and value.shape == like.shape and lies_alone(like, stacked)
+            order = torch.empty_like(like, dtype=torch.uint8) if kept else torch.empty(value.shape, dtype=torch.uint8)
+            if value.dtype == torch.uint8:
+                state[name + ABSMAX] = state[name + ABSMAX].to(torch.float32)
+                if value.stride() == order.stride():
+                    continue
+                value = self.decode(name, value, state[name + ABSMAX])
+            value = torch.empty_strided(order.shape, order.stride(), dtype=value.dtype, device=value.device).copy_(
+                value
+            )
+            state[name], state[name + ABSMAX] = self.encode(name, value)
+        return coded
+
+    def run(
+        self,
+        coded: tuple[str, ...],
+        tile: Tile,
+        work: Tensor,
+        grad: Tensor,
+        update: backends.Update,
+        values: Mapping[str, Any],
+        compiled: Compiled | None,
+    ) -> None:
+        """One step of a rule on a tile."""
+        signs = tuple((name, self.signed(name)) for name in coded)
+        plain = {name: tile.buffers[name] for name in tile.buffers if name.removesuffix(ABSMAX) not in coded}
+        dtype = work_dtype(work.dtype)
+        if tile.stacked:
+            opened = {name: torch.empty_like(tile.buffers[name], dtype=dtype) for name in coded}
+            self._decode_rows(signs, tile.buffers, opened)
+            piece = Piece(True, {**plain, **opened}, tile.sort)
+            if compiled is None or not compiled.run(update, piece, work, grad):
+                backends.run_eager(update, piece, work, grad, values)
+            self._encode_rows(signs, opened, tile.buffers)
+            return
+        numel = work.numel()
+        whole = numel // self.block * self.block
+        step = max(1, PIECE // self.block) * self.block
+        scratch = work.new_empty((len(coded), min(step, numel)), dtype=dtype)
+        bounds = [(start, min(start + step, whole)) for start in range(0, whole, step)]
+        for start, stop in [*bounds, (whole, numel)] if whole < numel else bounds:
+            opened = {name: part[: stop - start] for name, part in zip(coded, scratch.unbind())}
+            first, last = start // self.block, blocks(stop, self.block)
+            stored = {name: tile.buffers[name][start:stop] for name in coded}
+            stored |= {name + ABSMAX: tile.buffers[name + ABSMAX][first:last] for name in coded}
+            rest = {name: buffer[start:stop] for name, buffer in plain.items()}
+            ends = work[start:stop], grad[start:stop]
+            # The compiler makes code of its own for what has length 1, and a shorter block would need other code too.
+            fused = compiled if last - first > 1 and stop <= whole else None
+            piece = Piece(False, {**opened, **rest, **{name + "_stored": stored[name] for name in stored}}, tile.sort)
+            if fused is None or not fused.run(_opening(update, signs, self.block), piece, *ends, constant=True):
+                self._decode_rows(signs, stored, opened)
+                backends.advance(update, *ends, {**opened, **rest}, values)
+            piece = Piece(False, {**opened, **{name + "_stored": stored[name] for name in stored}}, tile.sort)
+            parts = opened[coded[0]], opened[coded[0]]
+            if fused is None or not fused.run(_closing(signs, self.block), piece, *parts, constant=True, numbers=False):
+                self._encode_rows(signs, opened, stored)
+
+    def _decode_rows(self, signs: Signs, stored: Mapping[str, Tensor], opened: Mapping[str, Tensor]) -> None:
+        for name, signed in signs:
+            codes, absmax, value = _rows(stored[name], stored[name + ABSMAX], opened[name])
+            decode_(codes, absmax, value, self.block, signed)
+
+    def _encode_rows(self, signs: Signs, opened: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+        for name, signed in signs:
+            codes, absmax, value = _rows(stored[name], stored[name + ABSMAX], opened[name])
+            encode_(value, codes, absmax, self.block, signed)
+
+
+def _rows(codes: Tensor, absmax: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if absmax.ndim == 1:
+        return codes[None], absmax[None], value[None]
+    return codes.flatten(1), absmax, value.flatten(1)
+
+
+@dataclass
+class Piece:
+    """Part of a tile with its state decoded; what the backends take for a tile."""
+
+    stacked: bool
+    buffers: dict[str, Tensor]
+    sort: tuple[Any, ...]
+
+    @property
+    def state(self) -> list[Tensor]:
+        return list(self.buffers.values())
+
+
+@dataclass
+class Compiled:
+    """The numbers of a step as its compiled forms take them."""
+
+    varying: Mapping[str, Any]
+    fixed: Mapping[str, Any]
+    numbers: Tensor
+
+    def run(
+        self,
+        update: backends.Update,
+        piece: Piece,
+        work: Tensor,
+        grad: Tensor,
+        constant: bool = False,
+        numbers: bool = True,
+    ) -> bool:
+        """Run the compiled form of `update` on a piece; False if there is none."""
+        varying, fixed = (self.varying, self.fixed) if numbers else ({}, {})
+        program = backends.program(update, tuple(piece.buffers), varying, fixed, constant)
+        return program.run(piece, work, grad, self.numbers if numbers else self.numbers[:0])  # type: ignore[arg-type]
+
+
+@cache
+def _opening(update: backends.Update, signs: Signs, block: int) -> Callable[..., None]:
+    """Decoding, and the update on the decoded state, as one update."""
+
+    def opening(p: Tensor, g: Tensor, **tensors: Any) -> None:
+        for name, signed in signs:
+            codes, absmax = tensors.pop(name + "_stored"), tensors.pop(name + ABSMAX + "_stored")
+            tensors[name].copy_(decode_fused(codes.view(absmax.shape[0], block), absmax, signed).view(-1))
+        update(p, g, **tensors)
+
+    return opening
+
+
+@cache
+def _closing(signs: Signs, block: int) -> Callable[..., None]:
+    """Encoding, as an update of the stored state."""
+
+    def closing(p: Tensor, g: Tensor, **tensors: Any) -> None:
+        for name, signed in signs:
+            codes, absmax = tensors[name + "_stored"], tensors[name + ABSMAX + "_stored"]
+            rows = tensors[name].view(absmax.shape[0], block).to(torch.float32)
+            largest = (rows.abs() if signed else rows).amax(-1)
+            codes.copy_(encode_fused(rows, largest, signed).view(-1))
+            absmax.copy_(largest)
+
+    return closing
+
+
+def check_saved(
+    storage: Blockwise | None, name: str, state: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]
+) -> None:
+    """Raise `InputError` unless saved state of this optimizer can be taken over into this form.
+
+    State in 8 bits must be of the same form; state in 32 bits is taken over and encoded at the next step.
+    """
+    coded = storage.coded(shapes) if storage is not None else ()
+    for key, shape in shapes.items():
+        if getattr(state[key], "dtype", None) != torch.uint8:
+            continue
+        if storage is None or key not in coded:
+            raise InputError(
+                f"state_dict has {key} in 8 bits for a parameter whose state this {name} keeps in 32 bits; attach "
+                "QuantizedState with the same names and min_size first"
+            )
+        wanted = blocks(torch.Size(shape).numel(), storage.block)
+        absmax = state.get(key + ABSMAX)
+        if absmax is None or tuple(absmax.shape) != (wanted,):
+            found = "none" if absmax is None else tuple(absmax.shape)
+            raise InputError(
+                f"state_dict has {key + ABSMAX} shaped {found}, where block={storage.block} needs ({wanted},); attach "
+                "QuantizedState with the block length that it was saved with"
+            )
