@@ -25,8 +25,8 @@ class Options(TypedDict, total=False):
 
     Attributes:
         maximize: climb instead of descend.
-        backend: `eager`, `compile` (one loop made by the compiler, on first use) or `auto` (eager at first,
-            compiled once enough work was done to pay for it).
+        backend: `eager`, `compile` (one loop made by the compiler, on first use) or `auto` (eager at first, compiled
+            once enough work was done to pay for it; rules that need whole matrices stay eager, which is faster).
         on_nonfinite: what an infinite or NaN gradient does: `raise` (the default) raises `NonFiniteGradientError`
             before anything is changed, `skip` leaves out the whole step and counts it, `ignore` goes on as PyTorch does
             and saves one pass over the gradients.
@@ -450,7 +450,10 @@ class RuleOptimizer(Optimizer):
 
     def _compiles(self, batch: Batch, t: int) -> bool:
         # First steps often have code of their own, which is not worth compiling.
-        if t == 1 or self.backend == "eager" or (self.backend == "auto" and t * batch.numel < backends.PAYS_AFTER):
+        if t == 1 or self.backend == "eager":
+            return False
+        # Reductions over both axes of a matrix are slower in the compiler's loops than in PyTorch's own.
+        if self.backend == "auto" and (self.whole(batch.group) or t * batch.numel < backends.PAYS_AFTER):
             return False
         missing = backends.compiler_missing(batch.params[0].device.type)
         if missing and self.backend == "compile":

@@ -142,7 +142,7 @@ class Adafactor(RuleOptimizer):
         if exp_avg_sq_row is not None and exp_avg_sq_col is not None:
             factored_ema_(exp_avg_sq_row, exp_avg_sq_col, square, weight2)
             rows, cols = factored_rsqrt(exp_avg_sq_row, exp_avg_sq_col)
-            u = (g * rows).mul_(cols)
+            u = square.copy_(g).mul_(rows).mul_(cols)
         else:
             assert exp_avg_sq is not None
             u = ema_(exp_avg_sq, square, weight2).rsqrt().mul_(g)

@@ -134,9 +134,10 @@ class CAME(RuleOptimizer):
         assert exp_avg_res_col is not None
         factored_ema_(exp_avg_sq_row, exp_avg_sq_col, square, weight2)
         rows, cols = factored_rsqrt(exp_avg_sq_row, exp_avg_sq_col)
-        u = rms_clip_((g * rows).mul_(cols), threshold)
+        # One temporary tensor serves throughout: memory that comes and goes costs more than the arithmetic.
+        u = rms_clip_(square.copy_(g).mul_(rows).mul_(cols), threshold)
         ema_(exp_avg, u, weight1)
         u.sub_(exp_avg)
         factored_ema_(exp_avg_res_row, exp_avg_res_col, u.mul_(u).add_(noise), weight3)
         rows, cols = factored_rsqrt(exp_avg_res_row, exp_avg_res_col)
-        axpy_(p, -lr, (exp_avg * rows).mul_(cols))
+        axpy_(p, -lr, u.copy_(exp_avg).mul_(rows).mul_(cols))
