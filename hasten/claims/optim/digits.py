@@ -32,19 +32,58 @@ def best_steps(method: str, seed: int, grid: Iterable[float] = GRID, **hyper: An
     return min(steps(method, seed, lr=lr, **hyper) for lr in grid)
 
 
+class NoisyGrad:
+    """Adds Gaussian noise of a deviation to every gradient entry."""
+
+    def __init__(self, std: float, seed: int) -> None:
+        self.std = std
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, parameters: Iterable[torch.Tensor]) -> None:
+        for parameter in parameters:
+            assert parameter.grad is not None
+            parameter.grad.add_(torch.randn(parameter.shape, generator=self.generator), alpha=self.std)
+
+
+class SpikyGrad:
+    """Multiplies the gradient, or a random share of its entries, by a factor in a random share of the steps."""
+
+    def __init__(self, seed: int, prob: float = 0.02, factor: float = 1000.0, per_entry: float = 1.0) -> None:
+        self.prob, self.factor, self.per_entry = prob, factor, per_entry
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, parameters: Iterable[torch.Tensor]) -> None:
+        if float(torch.rand((), generator=self.generator)) >= self.prob:
+            return
+        for parameter in parameters:
+            assert parameter.grad is not None
+            hit = torch.rand(parameter.shape, generator=self.generator) < self.per_entry
+            parameter.grad.mul_(torch.where(hit, self.factor, 1.0))
+
+
+def disturbed_loss(
+    instance: Training,
+    optimizer: torch.optim.Optimizer,
+    disturb: Callable[[Iterable[torch.Tensor]], None],
+    length: int,
+    limit: float = math.inf,
+) -> float:
+    """Full-data loss after training with gradients disturbed before each step, and clipped to the norm `limit`."""
+    for _ in range(length):
+        instance.gradient()
+        disturb(instance.parameters)
+        if math.isfinite(limit):
+            torch.nn.utils.clip_grad_norm_(instance.parameters, limit)
+        optimizer.step()
+    return instance.metric(instance.model)
+
+
 def noisy_loss(method: str, seed: int, lr: float = 3e-3, std: float = 0.05, length: int = 300, **hyper: Any) -> float:
     """Full-data loss after training with Gaussian noise of this deviation added to every gradient entry."""
     instance = hasten.problem("digits-mlp").build(seed)
     assert isinstance(instance, Training)
     optimizer = entry(method).target(instance.model.parameters(), lr=lr, **hyper)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(length):
-        instance.gradient()
-        for parameter in instance.parameters:
-            assert parameter.grad is not None
-            parameter.grad.add_(torch.randn(parameter.shape, generator=generator), alpha=std)
-        optimizer.step()
-    return instance.metric(instance.model)
+    return disturbed_loss(instance, optimizer, NoisyGrad(std, seed), length)
 
 
 def ratio(ours: float, theirs: float) -> float:

@@ -117,7 +117,7 @@ def on_a_par_with_sgdm(seed: int) -> float:
     method="optim.random-scaling",
     paper_id=151,
     baseline="SGD with momentum 0.9, both at their best of three learning rates",
-    statement="On digits the scaled SGD with momentum takes 0.8 to 1.3 times the steps, each at its best learning rate.",
+    statement="On digits the scaled SGD with momentum takes 0.8 to 1.3 times the steps, both at their best rate.",
     quantity="steps to a full-data cross entropy of 0.1 at the best learning rate, ratio to SGD with momentum",
     threshold=(0.8, 1.3),
     relation="in",
