@@ -31,10 +31,11 @@ SCHEDULES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def accepts(card: Any, names: Any) -> bool:
-    """Whether the constructor has these arguments (those of the base included)."""
-    known = set(inspect.signature(card.load().__init__).parameters) | {"maximize"}
-    return set(names) <= known
+def accepts(card: Any, given: dict[str, Any]) -> bool:
+    """Whether the constructor has these arguments (those of the base included), and none of them is a word there."""
+    known = inspect.signature(card.load().__init__).parameters
+    words = {name for name in given if name in known and isinstance(known[name].default, str)}
+    return set(given) <= {*known, "maximize"} and not any(not isinstance(given[name], str) for name in words)
 
 
 def inputs() -> Iterator[tuple[str, dict[str, Any]]]:

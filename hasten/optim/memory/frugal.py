@@ -151,18 +151,13 @@ class Frugal(SubspaceOptimizer):
         return any(matrices[index] is param for index in chosen)
 
     def apply(self, p: Tensor, part: Part, options: Mapping[str, Any]) -> None:
-        if part.projector is None:
-            super().apply(p, part, options)
+        projector, scale = part.projector, options["proj_lr_scale"]
+        part.add_back_(p, 1.0 if projector is None else scale)
+        if projector is None or options["inactive"] == "none" or (projector.kind == "blocks" and projector.active):
             return
-        scale = options["proj_lr_scale"]
-        if part.stand_in is not None:
-            p.add_(part.back(part.stand_in), alpha=scale)
-        whole = part.projector.kind == "blocks" and part.projector.active
-        if options["inactive"] == "none" or whole:
-            return
-        rest = part.g if part.stand_in is None else part.g - part.back(part.y)
+        rest = projector.outside(part.g, part.y)
         step = options["lr"] * scale * options["inactive_lr_scale"]
-        p.sub_(rest.sign() if options["inactive"] == "sign_sgd" else rest, alpha=step)
+        p.sub_(rest.sign_() if options["inactive"] == "sign_sgd" else rest, alpha=step)
 
 
 def blocks(count: int, density: float, order: str, renewal: int, seed: int = 0) -> Sequence[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -205,6 +206,30 @@ class Projector:
             return y.new_zeros(shape).index_copy_(self._axis(shape), self.state["index"], y)
         return up(y, self.state["basis"].to(y.dtype), on_right(shape, self.side))
 
+    def add_(self, x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
+        """`x + alpha up(y)`, in place."""
+        if self.kind == "blocks":
+            return x.add_(y, alpha=alpha) if self.active else x
+        if self.kind == "randk":
+            return x.put_(self.state["index"], y * alpha, accumulate=True)
+        if self.kind in CHOICES:
+            return x.scatter_add_(self._axis(x.shape), self._chosen(y), y * alpha)
+        basis = self.state["basis"].to(x.dtype)
+        return x.addmm_(*((y, basis) if on_right(x.shape, self.side) else (basis.mT, y)), alpha=alpha)
+
+    def outside(self, x: Tensor, y: Tensor) -> Tensor:
+        """What the subspace leaves of a matrix with the coordinates `y`."""
+        if self.kind == "blocks":
+            return torch.zeros_like(x) if self.active else x.clone()
+        if self.kind == "randk":
+            return x.clone().put_(self.state["index"], torch.zeros_like(y))
+        if self.kind in CHOICES:
+            return x.scatter(self._axis(x.shape), self._chosen(y), 0.0)
+        return self.add_(x.clone(), y, -1.0)
+
+    def _chosen(self, y: Tensor) -> Tensor:
+        return self.state["index"].unsqueeze(1 - self._axis(self.state["shape"])).expand_as(y)
+
     @torch.no_grad()
     def learn(self, x: Tensor, y: Tensor | None = None, scale: float = 1.0) -> None:
         """Of `online_pca`: one step on the basis; the first gradient, from which it was made, is left out.
@@ -214,12 +239,12 @@ class Projector:
             y: its coordinates, if they are at hand.
             scale: of the learning rate.
         """
-        norm = torch.linalg.vector_norm(x)
-        if self.kind != "online_pca" or self.state["updates"] < 2 or not bool(norm > 0) or not bool(norm.isfinite()):
+        if self.kind != "online_pca" or self.state["updates"] < 2:
             return
-        right = on_right(x.shape, self.side)
-        inside = self.down(x) if y is None else y
-        grad = self._slope(x / norm, inside / norm, right)
+        norm = float(torch.linalg.vector_norm(x))
+        if not 0.0 < norm < math.inf:
+            return
+        grad = self._slope(x, self.down(x) if y is None else y, norm)
         basis, lr = self.state["basis"], self.lr * scale
         if self.optimizer == "sgd":
             basis.mul_(1 - lr * self.decay).sub_(grad, alpha=lr)
@@ -232,13 +257,14 @@ class Projector:
         spread = (ema_square_(self.state["basis_exp_avg_sq"], grad, 0.001) / (1 - 0.999**t)).sqrt_().add_(1e-8)
         basis.mul_(1 - lr * self.decay).addcdiv_(first, spread, value=-lr / (1 - 0.9**t))
 
-    def _slope(self, x: Tensor, y: Tensor, right: bool) -> Tensor:
+    def _slope(self, x: Tensor, y: Tensor, norm: float) -> Tensor:
         """Gradient of the loss in the basis, with one product of the size of `down`."""
-        basis = self.state["basis"]
-        cross = y.mT @ x if right else y @ x.mT
+        basis, y = self.state["basis"], y / norm
+        cross = (y.mT @ x if on_right(x.shape, self.side) else y @ x.mT).div_(norm)
         gram = basis @ basis.mT
-        loss = (cross @ basis.mT) @ basis + gram @ cross - 2 * cross
-        return 2 * loss + 4 * self.reg * (gram @ basis - basis)
+        # 2 (cross P^T P + P P^T cross - 2 cross) + 4 reg (P P^T P - P)
+        grad = torch.addmm(cross, cross @ basis.mT, basis, beta=-4.0, alpha=2.0).addmm_(gram, cross, alpha=2.0)
+        return grad.addmm_(gram, basis, alpha=4.0 * self.reg).sub_(basis, alpha=4.0 * self.reg)
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved; the tensors are copies."""

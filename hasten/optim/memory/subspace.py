@@ -126,15 +126,16 @@ class OnlineSubspace(SubspaceOptimizer):
         return Projector(options["kind"], options["rank"], **where, **learning, state=state)
 
     def apply(self, p: Tensor, part: Part, options: Mapping[str, Any]) -> None:
-        assert part.stand_in is not None
-        lr, change = options["lr"], part.back(part.stand_in)
+        lr, projector = options["lr"], part.projector
         if self.base == "lion":
-            p.add_(change.sign(), alpha=lr)
+            assert part.stand_in is not None
+            direction = part.stand_in if projector is None else projector.up(part.stand_in)
+            p.add_(direction.sign_(), alpha=lr)
         else:
-            p.add_(change, alpha=1.0 if part.projector is None else options["scale"])
-        if part.projector is not None:
+            part.add_back_(p, 1.0 if projector is None else options["scale"])
+        if projector is not None:
             start = options["lr_start"]
-            part.projector.learn(part.g, part.y, lr / start if start else 1.0)
+            projector.learn(part.g, part.y, lr / start if start else 1.0)
 
 
 def _unsigned(c: Tensor) -> Tensor:

@@ -58,9 +58,12 @@ class Part:
         """Of a tensor like the parameter, in the subspace."""
         return x if self.projector is None else self.projector.down(x)
 
-    def back(self, y: Tensor) -> Tensor:
-        """The tensor with these coordinates."""
-        return y if self.projector is None else self.projector.up(y)
+    def add_back_(self, p: Tensor, alpha: float = 1.0) -> None:
+        """`p + alpha` times the change of the stand-in, in place."""
+        if self.stand_in is not None and self.projector is not None:
+            self.projector.add_(p, self.stand_in, alpha)
+        elif self.stand_in is not None:
+            p.add_(self.stand_in, alpha=alpha)
 
 
 class SubspaceOptimizer(RuleOptimizer):
@@ -118,8 +121,7 @@ class SubspaceOptimizer(RuleOptimizer):
 
     def apply(self, p: Tensor, part: Part, options: Mapping[str, Any]) -> None:
         """Change `p`, the parameter in the precision of the arithmetic, after the base has taken its step."""
-        if part.stand_in is not None:
-            p.add_(part.back(part.stand_in))
+        part.add_back_(p)
 
     # The base
 

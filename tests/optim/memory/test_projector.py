@@ -37,6 +37,17 @@ def test_up_after_down_is_an_orthogonal_projection(kind: str, shape: tuple[int, 
     assert abs(float(((other - there) * there).sum())) < 1e-10
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(9, 6), (6, 9)])
+def test_added_in_place_and_left_outside(kind: str, shape: tuple[int, int]) -> None:
+    x, other = matrix(*shape), matrix(*shape, seed=1)
+    projector = made(kind, x)
+    y = projector.down(other)
+    torch.testing.assert_close(projector.add_(x.T.contiguous().T.clone(), y, -0.5), x - 0.5 * projector.up(y))
+    torch.testing.assert_close(projector.outside(other, y), other - projector.up(y))
+    assert torch.equal(other, matrix(*shape, seed=1))
+
+
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("shape", [(9, 6), (6, 9)])
 def test_svd_keeps_the_largest_singular_values(side: str, shape: tuple[int, int]) -> None:
