@@ -6,6 +6,7 @@ from torch.optim import Optimizer
 
 from hasten.core.preset import preset
 from hasten.core.registry import methods
+from hasten.optim.wrapper import OptimizerWrapper
 
 
 @preset(
@@ -18,9 +19,10 @@ from hasten.core.registry import methods
     cost="calls",
 )
 def optim_grand() -> list[str]:
-    """All optimizer classes of the registry, PyTorch's own included.
+    """All optimizer classes of the registry, PyTorch's own included, except those that wrap another one.
 
     Ranked by oracle calls, because some of them evaluate the loss several times in a step.
     """
     found = [(card.id, card.load()) for card in methods("optim")]
-    return [name for name, target in found if isinstance(target, type) and issubclass(target, Optimizer)]
+    rules = [(name, target) for name, target in found if isinstance(target, type) and issubclass(target, Optimizer)]
+    return [name for name, target in rules if not issubclass(target, OptimizerWrapper)]

@@ -26,6 +26,16 @@ class Composition(OptimizerWrapper):
     def __init__(self, base: Optimizer, parts: tuple[StepHook | WeightAverage, ...]) -> None:
         super().__init__(base)
         self.parts = parts
+        self._watch()
+
+    def _watch(self) -> None:
+        for part in self.parts:
+            if isinstance(part, WeightAverage):
+                innermost(self.base).register_step_post_hook(_After(part))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._watch()
 
     def own_state(self) -> dict[str, Any]:
         return {"parts": [{"kind": type(part).__name__, **part.state_dict()} for part in self.parts]}
@@ -82,13 +92,11 @@ def compose(optimizer: Optimizer, *parts: StepHook | WeightAverage) -> Compositi
     for hook in hooks:
         # Hooks act in order of attachment, before and after a step; storage, first before it, must be last after it.
         hook.settle()
-    for average in averages:
-        innermost(optimizer).register_step_post_hook(_After(average))
     return Composition(optimizer, (*hooks, *averages))
 
 
 class _After:
-    """Lets an average take note after each step; an object, so that copies and pickles of the optimizer carry it."""
+    """Lets an average take note after each step."""
 
     def __init__(self, average: WeightAverage) -> None:
         self.average = average

@@ -271,7 +271,8 @@ class OptimizerWrapper(Optimizer):
         return self.base.register_step_post_hook(hook)
 
     def __getstate__(self) -> dict[str, Any]:
-        return dict(vars(self))
+        # A scheduler puts a `step` on the object that belongs to this very object.
+        return {name: value for name, value in vars(self).items() if name != "step"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
