@@ -13,8 +13,8 @@ from hasten.core import check
 from hasten.core.card import Card, LogReal
 from hasten.optim.adapter import KINDS, optimizer
 from hasten.optim.base import Options, RuleOptimizer
-from hasten.optim.memory.projector import SIDES, down, on_right, principal, up
-from hasten.optim.moments import Scalar, add_ratio_, axpy_, ema_, ema_square_
+from hasten.optim.memory.projector import SIDES, add_up_, down, on_right, principal, up
+from hasten.optim.moments import Scalar, add_ratio_, ema_, ema_square_
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -152,7 +152,7 @@ class Conda(RuleOptimizer):
             m = ema_(exp_avg, inside if square else g, weight1)
             ema_square_(exp_avg_sq, inside, weight2)
             n = (m if square else down(m, basis, right)) / exp_avg_sq.sqrt().add_(eps)
-            axpy_(p, -step * scale, up(n, basis, right).view(p.shape))
+            add_up_(p.view(g.shape), n, basis, right, -step * scale)
         if shrink is not None:
             p.mul_(1 - shrink)
 

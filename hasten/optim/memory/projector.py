@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hasten.core import check
 from hasten.core.errors import InputError
-from hasten.optim.moments import ema_, ema_square_
+from hasten.optim.moments import Scalar, ema_, ema_square_
 
 BASES = ("svd", "random", "online_pca")
 CHOICES = ("columns", "rows", "randk", "topk")
@@ -33,6 +33,14 @@ def down(x: Tensor, basis: Tensor, right: bool) -> Tensor:
 def up(y: Tensor, basis: Tensor, right: bool) -> Tensor:
     """Matrices with these coordinates."""
     return y @ basis if right else basis.mT @ y
+
+
+def add_up_(x: Tensor, y: Tensor, basis: Tensor, right: bool, alpha: Scalar) -> Tensor:
+    """`x + alpha up(y)`, in place, for matrices or stacks of them."""
+    if isinstance(alpha, Tensor):
+        return x.add_(alpha * up(y, basis, right))
+    pair = (y, basis) if right else (basis.mT, y)
+    return x.addmm_(*pair, alpha=alpha) if x.ndim == 2 else x.baddbmm_(*pair, alpha=alpha)
 
 
 def principal(x: Tensor, rank: int | None, right: bool) -> Tensor:
@@ -214,8 +222,7 @@ class Projector:
             return x.put_(self.state["index"], y * alpha, accumulate=True)
         if self.kind in CHOICES:
             return x.scatter_add_(self._axis(x.shape), self._chosen(y), y * alpha)
-        basis = self.state["basis"].to(x.dtype)
-        return x.addmm_(*((y, basis) if on_right(x.shape, self.side) else (basis.mT, y)), alpha=alpha)
+        return add_up_(x, y, self.state["basis"].to(x.dtype), on_right(x.shape, self.side), alpha)
 
     def outside(self, x: Tensor, y: Tensor) -> Tensor:
         """What the subspace leaves of a matrix with the coordinates `y`."""

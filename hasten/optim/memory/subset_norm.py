@@ -14,7 +14,7 @@ from hasten.core.card import Card, LogReal
 from hasten.core.errors import InputError
 from hasten.optim.adapter import KINDS, optimizer
 from hasten.optim.base import Options, RuleOptimizer
-from hasten.optim.memory.projector import down, on_right, principal, up
+from hasten.optim.memory.projector import add_up_, down, on_right, principal
 from hasten.optim.moments import Scalar, axpy_, ema_
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class SNSM(RuleOptimizer):
                 basis.copy_(principal(g, basis.shape[-2], right))
                 exp_avg.zero_()
             y = down(g, basis, right)
-            n = g + up(ema_(exp_avg, y, weight1) - y, basis, right)
+            n = add_up_(g.clone(), ema_(exp_avg, y, weight1) - y, basis, right, 1.0)
         elif exp_avg is not None and index is not None:
             axis = 1 if g.shape[1] >= g.shape[2] else 2
             if renewal:
