@@ -21,12 +21,14 @@ class HessianProduct:
         params: the parameters that `H` is taken in.
         loss: value of the loss, detached.
         grads: its gradients, detached, zero for parameters that it does not depend on.
+        depends: whether it depends on each of them.
     """
 
     def __init__(self, loss: Tensor, params: Sequence[Tensor]) -> None:
         self.params = list(params)
         self._grads = torch.autograd.grad(loss, self.params, create_graph=True, allow_unused=True)
         self.loss = loss.detach()
+        self.depends = [grad is not None for grad in self._grads]
         self.grads = [
             torch.zeros_like(param) if grad is None else grad.detach().clone()
             for param, grad in zip(self.params, self._grads)
