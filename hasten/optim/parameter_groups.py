@@ -1,4 +1,4 @@
-"""Parameter groups that people make again and again: no decay for norms and biases, rates by layer."""
+"""Parameter groups that people make again and again: no decay for vectors, rates by layer, hidden matrices apart."""
 
 from __future__ import annotations
 
@@ -96,6 +96,38 @@ def layerwise(
     if layers is not None and not set(depth_of) & found:
         raise InputError("layers has no trained parameter of this model; give submodules of it, from input to output")
     return [{"params": params, "lr": lr * decay**depth} for depth, params in sorted(groups.items())]
+
+
+def hidden_matrices(model: nn.Module, *, output: nn.Module | None = None, **rest: Any) -> list[dict[str, Any]]:
+    """Two groups of named parameters: hidden matrices, and all others: embeddings, the output layer, vectors, kernels.
+
+    For methods that are meant for the first, and are told by options to leave the second as it is:
+
+        optimizer = hasten.optim.Frugal(hasten.optim.hidden_matrices(model, density=None))
+
+    Args:
+        model: the network; parameters that do not require gradients are left out, tied ones come once.
+        output: its output layer; the last `nn.Linear` in the order of its modules if not given.
+        rest: options of the second group.
+
+    Returns:
+        Groups with `params` as (name, parameter) pairs; one without parameters is left out.
+
+    Raises:
+        InputError: nothing in the network is trained, or `output` is not a part of it.
+    """
+    trained = _trained(model)
+    modules = list(model.modules())
+    if output is not None and not any(output is module for module in modules):
+        raise InputError(f"output must be a module of the model, got a {type(output).__name__} that is not in it")
+    last = output or next((module for module in reversed(modules) if isinstance(module, nn.Linear)), None)
+    apart = [module for module in modules if isinstance(module, (nn.Embedding, nn.EmbeddingBag))]
+    apart += [] if last is None else [last]
+    exempt = {id(param) for module in apart for param in module.parameters()}
+    hidden, others = [], []
+    for name, param in trained:
+        (others if param.ndim != 2 or id(param) in exempt else hidden).append((name, param))
+    return [group for group in ({"params": hidden}, {"params": others, **rest}) if group["params"]]
 
 
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -8,7 +8,7 @@ from torch import nn
 
 import hasten
 from hasten.core.errors import InputError
-from hasten.optim import layerwise, no_decay
+from hasten.optim import Frugal, hidden_matrices, layerwise, no_decay
 
 
 def network() -> nn.Module:
@@ -65,6 +65,34 @@ def test_layers_may_be_given() -> None:
     groups = layerwise(model, 1.0, 0.1, layers=[model[0], model[2]])
     rates = {name: group["lr"] for group in groups for name in names(group)}
     assert (rates["0.weight"], rates["2.weight"], rates["4.weight"]) == (0.1, 1.0, 1.0)
+
+
+def test_hidden_matrices_are_set_apart() -> None:
+    hidden, others = hidden_matrices(network(), density=None)
+    assert names(hidden) == ["2.weight"]
+    assert set(names(others)) == {
+        "0.weight",
+        "1.weight",
+        "1.bias",
+        "2.bias",
+        "3.weight",
+        "3.bias",
+        "4.weight",
+        "4.bias",
+    }
+    assert others["density"] is None
+    model = network()
+    assert names(hidden_matrices(model, output=list(model.children())[2])[0]) == ["4.weight"]
+    optimizer = Frugal(hidden_matrices(model, density=None))
+    assert [group["density"] for group in optimizer.param_groups] == [0.25, None]
+
+
+def test_a_weight_tied_to_the_embedding_is_no_hidden_matrix() -> None:
+    model = nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    assert [names(group) for group in hidden_matrices(model)] == [["0.weight", "1.bias", "2.weight", "2.bias"]]
+    with pytest.raises(InputError, match="output"):
+        hidden_matrices(model, output=nn.Linear(2, 2))
 
 
 def test_wrong_arguments_are_named() -> None:

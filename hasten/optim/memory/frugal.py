@@ -49,8 +49,8 @@ class Frugal(SubspaceOptimizer):
         y = down(g);  d <- the base's step on y;  r = g - up(y);  p <- p (1 - lr weight_decay)
         p <- p + proj_lr_scale (up(d) - lr inactive_lr_scale sign(r))
 
-    Matrices are split. All other tensors, and groups with `density=None`, take the base's own step: give embeddings
-    and the output layer in such a group, as the authors do.
+    Matrices are split. All other tensors, and groups with `density=None`, take the base's own step. The authors leave
+    embeddings and the output layer so: `Frugal(hidden_matrices(model, density=None))`.
 
     Args:
         params: parameters, named parameters or groups of them.

@@ -57,7 +57,8 @@ class SNSM(RuleOptimizer):
     matrices keep full moments.
 
     Args:
-        params: parameters, named parameters or groups of them.
+        params: parameters, named parameters or groups of them; to leave embeddings, the output layer and vectors to
+            Adam at a rate of its own: `hidden_matrices(model, second_moment="full", momentum="full", lr=1e-3)`.
         lr: step size.
         betas: decay of momentum, in [0, 1), and of the second moment, in [0, 1]; 1 sums it up as AdaGrad does.
         eps: added to the root of the second moment.

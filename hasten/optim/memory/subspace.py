@@ -48,7 +48,8 @@ class OnlineSubspace(SubspaceOptimizer):
     `kind="random"` likewise at random.
 
     Args:
-        params: parameters, named parameters or groups of them; embeddings and output layers are better left whole.
+        params: parameters, named parameters or groups of them; embeddings and output layers are better left whole, see
+            `hidden_matrices(model, rank=None)`.
         base: `adamw`, `lion`, `adafactor`, `sgdm` (momentum `betas[0]`), or a class or function that builds an
             optimizer from `(params, lr=...)`.
         lr: step size of the base.

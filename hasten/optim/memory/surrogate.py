@@ -71,9 +71,9 @@ class SubspaceOptimizer(RuleOptimizer):
 
     The base trains a stand-in for each parameter: its coordinates for a matrix in a subspace, all entries for others.
     The stand-ins get projected gradients, the base takes its step on them, and `apply` carries the change back. This
-    way it can be any optimizer that takes its step from gradients. Its state is kept, in single or double precision, in
-    `state` of the parameter under names that begin with `base.`; the numbers that it keeps in a parameter group, in
-    `base_group` of the group.
+    way it can be any optimizer that takes its step from gradients; each group has one of its own. Its state is kept, in
+    single or double precision, in `state` of the parameter under names that begin with `base.`; the numbers that it
+    keeps in a parameter group, in `base_group` of the group.
 
     A subclass overrides `projector`, and `apply` where the change is not all.
 
