@@ -111,7 +111,7 @@ def fits(kind: type, optimizer: str) -> bool:
     if not issubclass(kind, StepHook) or kind.check is StepHook.check:
         return True
     try:
-        kind().check(OPTIMIZERS[optimizer]([nn.Parameter(torch.zeros(1))]))
+        kind(None, **arguments(kind)).check(OPTIMIZERS[optimizer]([nn.Parameter(torch.zeros(1))]))
     except InputError:
         return False
     return True
