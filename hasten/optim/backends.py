@@ -92,7 +92,7 @@ class Step:
     def __call__(self, param: Tensor, grad: Tensor, buffers: list[Tensor], numbers: Tensor) -> Any:
         if self._direct is None or param.numel() < 2:
             # Lengths that happen to be equal must not be taken for one: what would tell them apart later is skipped.
-            known = {"specialize_float": True, "specialize_int": True} if self._constant else {}
+            known = {"specialize_int": True} | ({"specialize_float": True} if self._constant else {})
             with shape_config.patch(use_duck_shape=False), torch._dynamo.config.patch(known):  # type: ignore[attr-defined]
                 return self._guarded(param, grad, buffers, numbers)
         return self._direct(param, grad, buffers, numbers)

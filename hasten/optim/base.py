@@ -15,7 +15,7 @@ from hasten.core import check
 from hasten.core.errors import DivergedError, EngineError, InputError
 from hasten.optim import backends, sharded
 from hasten.optim.layout import Batch, real, work_dtype
-from hasten.optim.storage import ABSMAX, Blockwise, Compiled, check_saved
+from hasten.optim.storage import ABSMAX, Blockwise, check_saved
 
 ON_NONFINITE = ("raise", "skip", "ignore")
 
@@ -424,7 +424,8 @@ class RuleOptimizer(Optimizer):
             varying, fixed = backends.split(values, self.static)
             numbers = backends.numbers(varying, batch.params[0])
             if batch.coded:
-                compiled = Compiled(varying, fixed, numbers)
+                assert self.storage is not None
+                compiled = self.storage.compile(update, batch, varying, fixed, numbers)
             else:
                 program = backends.program(update, batch.names, varying, fixed)
         spread = [pair for pair in zip(batch.owners, batch.params) if pair[0] is not pair[1]]
@@ -438,7 +439,7 @@ class RuleOptimizer(Optimizer):
         for tile, (work, grad) in chain(views, packs):
             if batch.coded:
                 assert self.storage is not None
-                self.storage.run(batch.coded, tile, work, grad, update, values, compiled)
+                self.storage.run(batch, tile, work, grad, update, values, compiled)
             elif program is None or not program.run(tile, work, grad, numbers):  # type: ignore[arg-type]
                 backends.run_eager(update, tile, work, grad, values)
             tile.scatter()

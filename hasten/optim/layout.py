@@ -62,7 +62,10 @@ class Tile:
         buffers: the state, in the shape that the rule sees.
         state: the same, as a list.
         sort: what tiles have in common that can share a compiled step.
+        pieces: how it is cut where its state is stored in 8 bits; made at the first step.
     """
+
+    pieces: list[Any] | None = None
 
     def __init__(self, params: list[Tensor], stacked: bool, buffers: dict[str, Tensor]) -> None:
         self.params = params
@@ -149,6 +152,7 @@ class Batch:
         params, states: first those of the direct tiles, then those of the packs, once these are laid out.
         coded: state tensors that are stored in 8 bits.
         block: length of their blocks, 0 if there are none.
+        scratch: where they are decoded, piece by piece.
         owners: in the same order, the parameters as the optimizer holds them; other objects than `params` only where
             they are spread over processes.
         direct: the large tensors.
@@ -166,6 +170,7 @@ class Batch:
     owners: list[Tensor] = field(default_factory=list)
     coded: tuple[str, ...] = ()
     block: int = 0
+    scratch: Tensor | None = None
     _held: list[Tensor] = field(default_factory=list)
 
     @property

@@ -12,11 +12,14 @@ from torch import Tensor
 
 from hasten.core.errors import InputError
 from hasten.optim import backends
-from hasten.optim.layout import Tile, lies_alone, memory_vector, work_dtype
+from hasten.optim.layout import Batch, Tile, lies_alone, memory_vector, work_dtype
 from hasten.optim.memory.blockwise import BLOCK, blocks, decode_, decode_fused, encode_, encode_fused
 
 ABSMAX = "_absmax"
 """Added to the name of a state tensor: the largest entry of each of its blocks."""
+
+STORED = "_stored"
+"""Added to the name of a tensor in 8 bits where the decoded one bears the name."""
 
 PIECE = 2**17
 """Elements that are decoded at once: they stay in the cache until they are encoded again."""
@@ -92,9 +95,29 @@ class Blockwise:
             state[name], state[name + ABSMAX] = self.encode(name, value)
         return coded
 
+    def compile(
+        self,
+        update: backends.Update,
+        batch: Batch,
+        varying: Mapping[str, Any],
+        fixed: Mapping[str, Any],
+        numbers: Tensor,
+    ) -> Compiled:
+        """The compiled forms of a step on a batch that has state in 8 bits."""
+        signs = self._signs(batch.coded)
+        rest = [name for name in batch.names if name.removesuffix(ABSMAX) not in batch.coded]
+        plain = (*batch.coded, *rest)
+        stored = [key + STORED for name in batch.coded for key in (name, name + ABSMAX)]
+        return Compiled(
+            numbers,
+            backends.program(update, plain, varying, fixed),
+            backends.program(_opening(update, signs, self.block), (*plain, *stored), varying, fixed, True),
+            backends.program(_closing(signs, self.block), (*batch.coded, *stored), {}, {}, True),
+        )
+
     def run(
         self,
-        coded: tuple[str, ...],
+        batch: Batch,
         tile: Tile,
         work: Tensor,
         grad: Tensor,
@@ -102,40 +125,65 @@ class Blockwise:
         values: Mapping[str, Any],
         compiled: Compiled | None,
     ) -> None:
-        """One step of a rule on a tile."""
-        signs = tuple((name, self.signed(name)) for name in coded)
-        plain = {name: tile.buffers[name] for name in tile.buffers if name.removesuffix(ABSMAX) not in coded}
-        dtype = work_dtype(work.dtype)
+        """One step of a rule on a tile that has state in 8 bits."""
         if tile.stacked:
-            opened = {name: torch.empty_like(tile.buffers[name], dtype=dtype) for name in coded}
-            self._decode_rows(signs, tile.buffers, opened)
-            piece = Piece(True, {**plain, **opened}, tile.sort)
-            if compiled is None or not compiled.run(update, piece, work, grad):
-                backends.run_eager(update, piece, work, grad, values)
-            self._encode_rows(signs, opened, tile.buffers)
+            self._run_stack(batch, tile, work, grad, update, values, compiled)
             return
-        numel = work.numel()
+        if tile.pieces is None:
+            tile.pieces = self._cut(batch, tile, work)
+        for piece in tile.pieces:
+            ends = work[piece.start : piece.stop], grad[piece.start : piece.stop]
+            fused = compiled if piece.fuses else None
+            if fused is None or not fused.opening.run(piece.whole, *ends, fused.numbers):
+                self._decode_rows(piece.signs, piece.stored, piece.opened)
+                backends.advance(update, *ends, {**piece.opened, **piece.rest}, values)
+            if fused is None or not fused.closing.run(piece.coded, piece.first, piece.first, fused.numbers[:0]):
+                self._encode_rows(piece.signs, piece.opened, piece.stored)
+
+    def _cut(self, batch: Batch, tile: Tile, work: Tensor) -> list[Piece]:
+        """Pieces of one vector: whole blocks that fit the cache together, and the last block, if it is shorter."""
+        coded, numel = batch.coded, work.numel()
+        signs = self._signs(coded)
         whole = numel // self.block * self.block
         step = max(1, PIECE // self.block) * self.block
-        scratch = work.new_empty((len(coded), min(step, numel)), dtype=dtype)
         bounds = [(start, min(start + step, whole)) for start in range(0, whole, step)]
-        for start, stop in [*bounds, (whole, numel)] if whole < numel else bounds:
-            opened = {name: part[: stop - start] for name, part in zip(coded, scratch.unbind())}
+        if whole < numel:
+            bounds.append((whole, numel))
+        if batch.scratch is None:
+            batch.scratch = work.new_empty((len(coded), step), dtype=work_dtype(work.dtype))
+        pieces = []
+        for start, stop in bounds:
             first, last = start // self.block, blocks(stop, self.block)
+            opened = {name: row[: stop - start] for name, row in zip(coded, batch.scratch.unbind())}
             stored = {name: tile.buffers[name][start:stop] for name in coded}
             stored |= {name + ABSMAX: tile.buffers[name + ABSMAX][first:last] for name in coded}
-            rest = {name: buffer[start:stop] for name, buffer in plain.items()}
-            ends = work[start:stop], grad[start:stop]
+            rest = {name: tile.buffers[name][start:stop] for name in _rest(tile, coded)}
             # The compiler makes code of its own for what has length 1, and a shorter block would need other code too.
-            fused = compiled if last - first > 1 and stop <= whole else None
-            piece = Piece(False, {**opened, **rest, **{name + "_stored": stored[name] for name in stored}}, tile.sort)
-            if fused is None or not fused.run(_opening(update, signs, self.block), piece, *ends, constant=True):
-                self._decode_rows(signs, stored, opened)
-                backends.advance(update, *ends, {**opened, **rest}, values)
-            piece = Piece(False, {**opened, **{name + "_stored": stored[name] for name in stored}}, tile.sort)
-            parts = opened[coded[0]], opened[coded[0]]
-            if fused is None or not fused.run(_closing(signs, self.block), piece, *parts, constant=True, numbers=False):
-                self._encode_rows(signs, opened, stored)
+            pieces.append(
+                Piece(start, stop, last - first > 1 and stop <= whole, signs, opened, stored, rest, tile.sort)
+            )
+        return pieces
+
+    def _run_stack(
+        self,
+        batch: Batch,
+        tile: Tile,
+        work: Tensor,
+        grad: Tensor,
+        update: backends.Update,
+        values: Mapping[str, Any],
+        compiled: Compiled | None,
+    ) -> None:
+        coded = batch.coded
+        opened = {name: torch.empty_like(tile.buffers[name], dtype=work_dtype(work.dtype)) for name in coded}
+        self._decode_rows(self._signs(coded), tile.buffers, opened)
+        seen = Seen({**opened, **{name: tile.buffers[name] for name in _rest(tile, coded)}}, tile.sort, stacked=True)
+        if compiled is None or not compiled.plain.run(seen, work, grad, compiled.numbers):
+            backends.run_eager(update, seen, work, grad, values)
+        self._encode_rows(self._signs(coded), opened, tile.buffers)
+
+    def _signs(self, coded: Sequence[str]) -> Signs:
+        return tuple((name, self.signed(name)) for name in coded)
 
     def _decode_rows(self, signs: Signs, stored: Mapping[str, Tensor], opened: Mapping[str, Tensor]) -> None:
         for name, signed in signs:
@@ -154,40 +202,61 @@ def _rows(codes: Tensor, absmax: Tensor, value: Tensor) -> tuple[Tensor, Tensor,
     return codes.flatten(1), absmax, value.flatten(1)
 
 
-@dataclass
+def _rest(tile: Tile, coded: Sequence[str]) -> list[str]:
+    return [name for name in tile.buffers if name.removesuffix(ABSMAX) not in coded]
+
+
+class Seen:
+    """State as a rule sees it; what the backends take for a tile."""
+
+    def __init__(self, buffers: dict[str, Tensor], sort: tuple[Any, ...], stacked: bool = False) -> None:
+        self.buffers = buffers
+        self.state = list(buffers.values())
+        self.sort = sort
+        self.stacked = stacked
+
+
 class Piece:
-    """Part of a tile with its state decoded; what the backends take for a tile."""
+    """A stretch of a tile, and memory to decode its state in.
 
-    stacked: bool
-    buffers: dict[str, Tensor]
-    sort: tuple[Any, ...]
+    Attributes:
+        start, stop: where it lies.
+        fuses: whether the compiled forms take it.
+        signs: state in 8 bits, and which of it may be negative.
+        opened: memory for that state.
+        stored: its codes and block maxima.
+        rest: the state in 32 bits.
+        whole, coded: all of it, and without the rest, for the compiled forms.
+        first: any decoded state.
+    """
 
-    @property
-    def state(self) -> list[Tensor]:
-        return list(self.buffers.values())
+    def __init__(
+        self,
+        start: int,
+        stop: int,
+        fuses: bool,
+        signs: Signs,
+        opened: dict[str, Tensor],
+        stored: dict[str, Tensor],
+        rest: dict[str, Tensor],
+        sort: tuple[Any, ...],
+    ) -> None:
+        self.start, self.stop, self.fuses, self.signs = start, stop, fuses, signs
+        self.opened, self.stored, self.rest = opened, stored, rest
+        kept = {key + STORED: stored[key] for name in opened for key in (name, name + ABSMAX)}
+        self.whole = Seen({**opened, **rest, **kept}, sort)
+        self.coded = Seen({**opened, **kept}, sort)
+        self.first = next(iter(opened.values()))
 
 
 @dataclass
 class Compiled:
-    """The numbers of a step as its compiled forms take them."""
+    """The compiled forms of a step: on decoded state; decoding with it; encoding."""
 
-    varying: Mapping[str, Any]
-    fixed: Mapping[str, Any]
     numbers: Tensor
-
-    def run(
-        self,
-        update: backends.Update,
-        piece: Piece,
-        work: Tensor,
-        grad: Tensor,
-        constant: bool = False,
-        numbers: bool = True,
-    ) -> bool:
-        """Run the compiled form of `update` on a piece; False if there is none."""
-        varying, fixed = (self.varying, self.fixed) if numbers else ({}, {})
-        program = backends.program(update, tuple(piece.buffers), varying, fixed, constant)
-        return program.run(piece, work, grad, self.numbers if numbers else self.numbers[:0])  # type: ignore[arg-type]
+    plain: backends.Program
+    opening: backends.Program
+    closing: backends.Program
 
 
 @cache
@@ -196,7 +265,7 @@ def _opening(update: backends.Update, signs: Signs, block: int) -> Callable[...,
 
     def opening(p: Tensor, g: Tensor, **tensors: Any) -> None:
         for name, signed in signs:
-            codes, absmax = tensors.pop(name + "_stored"), tensors.pop(name + ABSMAX + "_stored")
+            codes, absmax = tensors.pop(name + STORED), tensors.pop(name + ABSMAX + STORED)
             tensors[name].copy_(decode_fused(codes.view(absmax.shape[0], block), absmax, signed).view(-1))
         update(p, g, **tensors)
 
@@ -209,7 +278,7 @@ def _closing(signs: Signs, block: int) -> Callable[..., None]:
 
     def closing(p: Tensor, g: Tensor, **tensors: Any) -> None:
         for name, signed in signs:
-            codes, absmax = tensors[name + "_stored"], tensors[name + ABSMAX + "_stored"]
+            codes, absmax = tensors[name + STORED], tensors[name + ABSMAX + STORED]
             rows = tensors[name].view(absmax.shape[0], block).to(torch.float32)
             largest = (rows.abs() if signed else rows).amax(-1)
             codes.copy_(encode_fused(rows, largest, signed).view(-1))
