@@ -60,7 +60,8 @@ class Conda(RuleOptimizer):
         side: of matrices, which side is rotated: `std` the shorter one, `reverse_std` the longer one, `left`, `right`.
             Where the longer one is, only as many directions are kept as the shorter one has.
         only_2d: False: tensors of more axes count as matrices, first axis by all others.
-        options: `maximize`, `backend`, `on_nonfinite`, see `Options`.
+        options: `maximize`, `backend` (matrices always run eagerly: products are most of the time), `on_nonfinite`,
+            see `Options`.
 
     Raises:
         InputError: also for complex parameters.

@@ -72,7 +72,7 @@ class SNSM(RuleOptimizer):
         update_gap: steps from one subspace to the next.
         weight_decay: decoupled, after the step.
         seed: of `uniform`.
-        options: `maximize`, `backend`, `on_nonfinite`, see `Options`.
+        options: `maximize`, `backend` (with a subspace matrices always run eagerly), `on_nonfinite`, see `Options`.
 
     Raises:
         InputError: also for complex parameters.
