@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -119,6 +120,8 @@ class GSNRFilter(StepHook):
     Cost: two tensors per parameter, three with momentum. Source: Jiang et al. (2023), arXiv 2309.13681.
     """
 
+    conflicts: ClassVar[Mapping[str, str]] = {"Discover": "each makes the gradient of a step anew out of its own parts"}
+
     def __init__(self, optimizer: Optimizer | None = None, gamma: float = 0.1, momentum: float = 0.0) -> None:
         self.gamma = check.real("gamma", gamma, 0.0, 1.0, open_low=True)
         self.momentum = check.fraction("momentum", momentum)
@@ -176,14 +179,10 @@ class _ScaledFirstMoment(RuleOptimizer):
     """
 
     buffers = ("exp_avg", "exp_avg_sq", "ratio")
+    fresh: Mapping[Tensor, Tensor] = MappingProxyType({})
 
-    def __init__(self, params: Any, trust: bool, **hyper: Any) -> None:
-        self.trust = trust
-        self.fresh: dict[Tensor, Tensor] = {}
+    def __init__(self, params: Any, **hyper: Any) -> None:
         super().__init__(params, hyper)
-
-    def whole(self, group: Mapping[str, Any]) -> bool:
-        return self.trust
 
     def advance(self, work: Sequence[tuple[Batch, list[Tensor]]]) -> None:
         for batch, _ in work:
@@ -195,7 +194,13 @@ class _ScaledFirstMoment(RuleOptimizer):
         weights = [1 - beta for beta in group["betas"][:2]]
         scales = [1 / (1 - beta**t) for beta in group["betas"]]
         named = dict(zip(("weight1", "weight2", "scale1", "scale2", "scale3"), (*weights, *scales)))
-        return {**named, "lr": group["lr"], "eps": group["eps"], "decay": group["weight_decay"], "trust": self.trust}
+        return {
+            **named,
+            "lr": group["lr"],
+            "eps": group["eps"],
+            "decay": group["weight_decay"],
+            "trust": self.whole_tensor,
+        }
 
     @staticmethod
     def update(
@@ -211,6 +216,10 @@ class _ScaledFirstMoment(RuleOptimizer):
             factor = torch.where((sizes > 0) & (lengths > 0), sizes / lengths.clamp(min=1e-30), 1.0)
             direction = direction * factor.view(-1, *[1] * (p.ndim - 1))
         axpy_(p, -lr, direction)
+
+
+class _ScaledFirstMomentLAMB(_ScaledFirstMoment):
+    whole_tensor = True
 
 
 class VRAdam(OptimizerWrapper):
@@ -236,7 +245,7 @@ class VRAdam(OptimizerWrapper):
     2309.13681.
     """
 
-    _trust = False
+    _rule: ClassVar[type[_ScaledFirstMoment]] = _ScaledFirstMoment
 
     def __init__(
         self,
@@ -249,9 +258,7 @@ class VRAdam(OptimizerWrapper):
     ) -> None:
         self.gamma = check.real("gamma", gamma, 0.0, 1.0, open_low=True)
         self._micro = _Micro(type(self).__name__)
-        super().__init__(
-            _ScaledFirstMoment(params, self._trust, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-        )
+        super().__init__(self._rule(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
 
     def accumulate(self) -> None:
         """Take in the gradients of one micro-batch; call it after each backward pass."""
@@ -263,7 +270,7 @@ class VRAdam(OptimizerWrapper):
         assert isinstance(self.base, _ScaledFirstMoment)
         self.base.fresh = self._micro.take(self.gamma)
         self.base.step()
-        self.base.fresh = {}
+        del self.base.fresh
         return loss
 
 
@@ -274,4 +281,4 @@ class VRLAMB(VRAdam):
     Args, errors, cost and source as `VRAdam`.
     """
 
-    _trust = True
+    _rule = _ScaledFirstMomentLAMB

@@ -90,10 +90,7 @@ class SPAM(RuleOptimizer):
             which ones is drawn anew at each reset. Only these have state and change.
         restart_bias_correction: count from the last reset, as Adam would.
         seed: of the draws for a `density` below 1.
-        options: `maximize`, `backend`, `on_nonfinite`, see `Options`.
-
-    Raises:
-        InputError: `density` is below 1 without resets, which would leave the other entries untrained.
+        options: `maximize`, `backend`, `on_nonfinite`, see `Options`. A `density` below 1 needs resets.
 
     Cost: as Adam; with a density below 1, three numbers of state for each kept entry. Source: Huang et al. (2025),
     arXiv 2501.06842.

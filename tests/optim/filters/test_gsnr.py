@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hasten.core.errors import InputError
-from hasten.optim import VRLAMB, VRSGD, CoordinateClip, GSNRFilter, VRAdam, compose
+from hasten.optim import VRLAMB, VRSGD, CoordinateClip, Discover, GSNRFilter, VRAdam, compose
 
 SHAPES = ((4, 3), (5,), ())
 
@@ -110,11 +110,13 @@ def test_optimizers_continue_from_a_checkpoint(make: Any):
     others = [nn.Parameter(param.detach().clone()) for param in params]
     resumed = make(others)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for tensors, going in ((params, optimizer), (others, resumed)):
+    thirds, copied = copy.deepcopy((params, optimizer))
+    for tensors, going in ((params, optimizer), (others, resumed), (thirds, copied)):
         for t in range(4, 7):
             feed(going, tensors, micro_gradients(t, 3))
             going.step()
     assert all(map(torch.equal, params, others))
+    assert all(map(torch.equal, params, thirds))
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -165,6 +167,11 @@ def test_composes_with_another_filter():
         gsnr.accumulate()
     optimizer.step()
     torch.testing.assert_close(x.detach(), -torch.tensor([0.5, -0.5, 0.15, 0.25]))
+
+
+def test_two_that_make_the_gradient_anew_are_refused():
+    with pytest.raises(InputError, match="do not go together"):
+        compose(torch.optim.SGD(parameters(), lr=0.1), Discover(num_clusters=2), GSNRFilter())
 
 
 def test_closure_runs_the_micro_batches():
