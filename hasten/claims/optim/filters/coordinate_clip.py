@@ -151,7 +151,7 @@ def final_loss(seed: int, lr: float, clipped: bool) -> float:
     quantity="held-out loss of SGD with momentum minus that with clipped updates, nats per byte",
     threshold=0.1,
     relation=">=",
-    note=TEXT_NOTE + " At this size the gain is real but smaller, and not there on every seed.",
+    note=TEXT_NOTE + " At this size the gain is smaller and differs much from seed to seed.",
 )
 def loss_of_a_transformer(seed: int) -> float:
     """Learning rates 0.1, 0.3 and 1."""
