@@ -303,7 +303,8 @@ class RuleOptimizer(Optimizer):
                         raise InputError(f"state_dict has {key} shaped {found} for a parameter that needs {shape}")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({"storage": None, **state})
+        super().__setstate__(state)
+        vars(self).setdefault("storage", None)
         self._layouts = {}
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ class QuantizedState(StepHook):
             return
         cls = type(optimizer)
         for name in ("step", "advance", "together"):
-            if getattr(cls, name) is not getattr(RuleOptimizer, name):
+            if inspect.unwrap(getattr(cls, name)) is not inspect.unwrap(getattr(RuleOptimizer, name)):
                 raise InputError(
                     f"{cls.__name__} reads the state of all tensors at once (it overrides {name!r}), which 8-bit "
                     "storage does not offer; use it with 32-bit state"
