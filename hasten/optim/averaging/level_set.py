@@ -87,9 +87,9 @@ class Climb:
         jump = Jump(params[:count], params[count:], (before[0], after[0]), (before[1], after[1]))
         if jump.residual > SUSPICIOUS:
             warnings.warn(
-                f"teleportation changed the loss on its batch by {jump.residual:.1%}: the symmetry is exact only for no "
-                "more rows than the narrowest hidden layer has units, or for a linear activation; take a smaller batch, "
-                "fewer steps or a lower rate of the jump",
+                f"teleportation changed the loss on its batch by {jump.residual:.1%}: it is exact only for at "
+                "most as many rows as the narrowest hidden layer has units, or a linear activation; take a smaller "
+                "batch, fewer steps or a lower rate",
                 stacklevel=4,
             )
         return jump

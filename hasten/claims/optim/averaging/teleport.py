@@ -107,7 +107,7 @@ def linear_jump_raises_the_gradient(seed: int) -> float:
     statement="After the jump, gradient descent at the same rate takes at most 0.7 times the steps.",
     quantity="steps to a loss of 1e-6, ratio",
     threshold=0.7,
-    note="12,000 steps stand for a descent that has not arrived by then. " + PAPER_SCALE,
+    note="A larger gradient comes with a larger curvature: this rate is then beyond stability. " + PAPER_SCALE,
 )
 def steps_at_equal_rate(seed: int) -> float:
     """Least squares, factors of condition number 100, learning rate 0.1."""
