@@ -26,7 +26,7 @@ _WHERE = {
     "Anolog": "adaptive.ano",
     "BandBalancer": "recipes.band_balance",
     "AugmentedInnerProductTest": "schedules.adaptive_batch",
-    "BlockwiseAdam": "adaptive.geometry",
+    "BlockwiseAdam": "adaptive.blockwise_adam",
     "CAME": "memory.came",
     "CoRe": "adaptive.core",
     "Composition": "composition",
