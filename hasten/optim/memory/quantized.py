@@ -127,6 +127,12 @@ class QuantizedState(StepHook):
         self._handles = handles
 
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for param in self._params():
+            if param.grad is not None and param.grad.layout != torch.strided:
+                raise InputError(
+                    f"QuantizedState does not take sparse gradients (of a parameter shaped {tuple(param.shape)}); "
+                    "build the layer with sparse=False"
+                )
         self.steps += 1
         if not isinstance(optimizer, RuleOptimizer):
             self._unpack()
