@@ -84,7 +84,7 @@ def work_avoided(seed: int) -> float:
     relation=">=",
     threshold=-0.5,
     aggregate="min",
-    note=PAPER_SCALE,
+    note="Two seeds lose three of the 597 test images, which is 0.5025 points. " + PAPER_SCALE,
 )
 def accuracy_kept(seed: int) -> float:
     """MLP of six layers, from digits 0-4 to all ten, Adam, 1,500 steps, tau 0.1 of the value at 30%."""
