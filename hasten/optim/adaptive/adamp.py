@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from hasten.core import check
 from hasten.core.card import Card, LogReal
+from hasten.core.errors import InputError
 from hasten.optim.adapter import KINDS, hook, optimizer
 from hasten.optim.base import Options, RuleOptimizer
 from hasten.optim.layout import real, work_dtype
@@ -296,6 +297,9 @@ class RadialFree(StepHook):
         delta: how far from a right angle passes the test, in units of `1 / sqrt(length)`.
         eps: added to the norm of the weights.
 
+    Raises:
+        InputError: the optimizer is AdamP or SGDP, which do this themselves.
+
     Cost: a copy of the parameters and four dot products per tensor. Source: Heo et al. (2021), arXiv 2006.08217.
     """
 
@@ -305,6 +309,10 @@ class RadialFree(StepHook):
         self.delta = check.nonnegative("delta", delta)
         self.eps = check.positive("eps", eps)
         super().__init__(optimizer)
+
+    def check(self, optimizer: Optimizer) -> None:
+        if isinstance(optimizer, (AdamP, SGDP)):
+            raise InputError(f"{type(optimizer).__name__} leaves out the radial part itself; use it without RadialFree")
 
     def on_update(self, params: list[Tensor], old: list[Tensor]) -> None:
         for param, before in zip(params, old):

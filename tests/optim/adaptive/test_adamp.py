@@ -168,3 +168,8 @@ def test_bad_options(make: Any, name: str, value: float) -> None:
 def test_bad_momentum() -> None:
     with pytest.raises(InputError, match="momentum"):
         SGDP(parameters(), lr=0.1, momentum=1.0)
+
+
+def test_hook_refuses_optimizers_that_project_themselves() -> None:
+    with pytest.raises(InputError, match="AdamP leaves out"):
+        RadialFree(AdamP(parameters()))
