@@ -18,7 +18,7 @@ _WHERE = {
     "ALRHB": "step_size.alr",
     "ALRMAG": "step_size.alr",
     "AdaGradNorm": "schedules.adaptive_batch",
-    "AdaptiveBatchSampler": "schedules.adaptive_batch",
+    "AdaptiveBatchSampler": "schedules.batch_sampler",
     "AdEMAMix": "adaptive.ademamix",
     "AdamCM": "adaptive.adam_cm",
     "AdamP": "adaptive.adamp",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,12 +12,12 @@ from typing_extensions import Unpack
 
 from hasten.core import check
 from hasten.core.card import Card
-from hasten.core.errors import InputError
 from hasten.optim import flat
 from hasten.optim.adapter import KINDS, optimizer
-from hasten.optim.base import Options, RuleOptimizer
-from hasten.optim.layout import Batch, real
+from hasten.optim.base import Options
+from hasten.optim.layout import real
 from hasten.optim.moments import add_ratio_, axpy_, ema_, ema_square_
+from hasten.optim.step_size.dadapt_base import DAdaptation, Work, l2, of, quotient, sign
 
 PAPER = {
     "family": "optim",
@@ -53,97 +53,9 @@ ADAGRAD_CARD = Card(
     use="optimizer = hasten.optim.DAdaptAdaGrad(model.parameters(){hyper})",
 )
 
-Work = Sequence[tuple[Batch, list[Tensor]]]
-
-
-class _DAdaptation(RuleOptimizer):
-    """What the three have in common: the estimate `d` and its growth, one for all groups, kept in the first."""
-
-    kept = ("d", "numerator", "k", "first_norm")
-
-    @property
-    def d(self) -> float:
-        """Estimate of the distance from the start to the solution (in the norm of the rule)."""
-        return self.param_groups[0].get("d", self.param_groups[0]["d0"])
-
-    def check_group(self, group: Mapping[str, Any]) -> None:
-        check.positive("d0", group["d0"])
-        if group["growth_rate"] != math.inf:
-            check.real("growth_rate", group["growth_rate"], 1.0)
-        if "momentum" in group:
-            check.fraction("momentum", group["momentum"])
-        self._rate()
-
-    def _rate(self) -> float:
-        """The learning rate of the groups that do not rest.
-
-        Raises:
-            InputError: they have several.
-        """
-        rates = {float(group["lr"]) for group in self.param_groups} - {0.0}
-        if len(rates) > 1:
-            raise InputError(
-                f"lr must be the same in all groups of {type(self).__name__}, or 0 in groups at rest, because one d "
-                f"serves them all; got {sorted(rates)}"
-            )
-        return rates.pop() if rates else 0.0
-
-    def advance(self, work: Work) -> None:
-        rate, memory = self._rate(), self.param_groups[0]
-        moving = [(batch, grads) for batch, grads in work if float(batch.group["lr"]) > 0]
-        k = memory.get("k", 0)
-        scale = self.scale(moving, k) if moving else 0.0
-        if scale == 0.0:
-            return
-        self._lam = self.d * rate * scale
-        before = self.numerator_before(moving)
-        super().advance(moving)
-        found = self.estimate(self.numerator_after(before, moving))
-        memory["d"] = max(self.d, min(found, self.d * memory["growth_rate"]))
-        memory["k"] = k + 1
-
-    def scale(self, work: Work, k: int) -> float:
-        """Factor of `d * lr` at the `k`-th step from 0; 0 leaves the step out."""
-        return 1.0 if k or any(flat.norm(grads) for _, grads in work) else 0.0
-
-    def numerator_before(self, work: Work) -> float:
-        """What the state before the step adds to the numerator of the estimate."""
-        return 0.0
-
-    def numerator_after(self, before: float, work: Work) -> float:
-        """The numerator of the estimate, renewed after the step."""
-        memory = self.param_groups[0]
-        memory["numerator"] = memory.get("numerator", 0.0) + before
-        return memory["numerator"]
-
-    def estimate(self, numerator: float) -> float:
-        """Lower bound on the distance."""
-        raise NotImplementedError
-
-    def states(self, name: str) -> list[Tensor]:
-        """A state tensor of all parameters that move; also of those that have no gradient in this step."""
-        params = [param for group in self.param_groups if float(group["lr"]) > 0 for param in group["params"]]
-        return [self.state[param][name] for param in params if name in self.state.get(param, ())]
-
-
-def _sign(batch: Batch) -> float:
-    return -1.0 if batch.group["maximize"] else 1.0
-
-
-def _l2(batch: Batch) -> float:
-    return 0.0 if batch.group.get("decouple") else float(batch.group["weight_decay"])
-
-
-def _of(batch: Batch, name: str) -> list[Tensor]:
-    return [state[name] for state in batch.states]
-
-
-def _quotient(numerator: float, norm: float) -> float:
-    return numerator / norm if norm > 0 else -math.inf
-
 
 @optimizer(SGD_CARD)
-class DAdaptSGD(_DAdaptation):
+class DAdaptSGD(DAdaptation):
     """Dual-averaging SGD without a learning rate: it follows from a lower bound `d` on the distance to the solution.
 
         lam = d * lr / |g_1|
@@ -198,13 +110,13 @@ class DAdaptSGD(_DAdaptation):
     def numerator_before(self, work: Work) -> float:
         total = 0.0
         for batch, grads in work:
-            s = _of(batch, "s")
-            along, shrink = flat.dots((grads, s), (batch.params, s) if _l2(batch) else ((), ()))
-            total += _sign(batch) * along + _l2(batch) * shrink
+            s = of(batch, "s")
+            along, shrink = flat.dots((grads, s), (batch.params, s) if l2(batch) else ((), ()))
+            total += sign(batch) * along + l2(batch) * shrink
         return self._lam * total
 
     def estimate(self, numerator: float) -> float:
-        return _quotient(2 * numerator, flat.norm(self.states("s")))
+        return quotient(2 * numerator, flat.norm(self.states("s")))
 
     def scalars(self, group: Mapping[str, Any], t: int) -> dict[str, Any]:
         return {**self.decay(group, coupled=True), "lam": self._lam, "weight": 1 - group["momentum"]}
@@ -216,7 +128,7 @@ class DAdaptSGD(_DAdaptation):
 
 
 @optimizer(ADAM_CARD)
-class DAdaptAdam(_DAdaptation):
+class DAdaptAdam(DAdaptation):
     """Adam without a learning rate: it is a lower bound `d` on the distance to the solution, in the l-infinity norm.
 
         lam = d * lr   (times sqrt(1 - beta2^t) / (1 - beta1^t) with `use_bias_correction`),   q = sqrt(beta2)
@@ -284,10 +196,10 @@ class DAdaptAdam(_DAdaptation):
     def numerator_before(self, work: Work) -> float:
         total = 0.0
         for batch, grads in work:
-            sums, seconds = _of(batch, "s"), _of(batch, "exp_avg_sq")
+            sums, seconds = of(batch, "s"), of(batch, "exp_avg_sq")
             scaled = [s / v.sqrt().add_(batch.group["eps"]) for s, v in zip(sums, seconds)]
-            along, shrink = flat.dots((grads, scaled), (batch.params, scaled) if _l2(batch) else ((), ()))
-            total += _sign(batch) * along + _l2(batch) * shrink
+            along, shrink = flat.dots((grads, scaled), (batch.params, scaled) if l2(batch) else ((), ()))
+            total += sign(batch) * along + l2(batch) * shrink
         return self._lam * total
 
     def numerator_after(self, before: float, work: Work) -> float:
@@ -296,7 +208,7 @@ class DAdaptAdam(_DAdaptation):
         return memory["numerator"]
 
     def estimate(self, numerator: float) -> float:
-        return _quotient(numerator, (1 - self._q) * flat.norm(self.states("s"), 1))
+        return quotient(numerator, (1 - self._q) * flat.norm(self.states("s"), 1))
 
     def scalars(self, group: Mapping[str, Any], t: int) -> dict[str, Any]:
         decay = group["weight_decay"]
@@ -318,7 +230,7 @@ class DAdaptAdam(_DAdaptation):
 
 
 @optimizer(ADAGRAD_CARD)
-class DAdaptAdaGrad(_DAdaptation):
+class DAdaptAdaGrad(DAdaptation):
     """Dual-averaging AdaGrad without a learning rate: it is a lower bound `d` on the distance, in the l-infinity norm.
 
         lam = d * lr
@@ -348,11 +260,8 @@ class DAdaptAdaGrad(_DAdaptation):
         growth_rate: float = math.inf,
         **options: Unpack[Options],
     ) -> None:
-        hyper = {
-            "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eps": eps, "d0": d0,
-            "growth_rate": growth_rate,
-        }  # fmt: skip
-        super().__init__(params, hyper, **options)
+        hyper = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eps": eps}
+        super().__init__(params, {**hyper, "d0": d0, "growth_rate": growth_rate}, **options)
 
     def start(self, group: Mapping[str, Any], param: Tensor, state: dict[str, Any]) -> None:
         state["start"].copy_(param)
@@ -363,8 +272,8 @@ class DAdaptAdaGrad(_DAdaptation):
         total = 0.0
         for batch, grads in work:
             for param, grad, state in zip(batch.params, grads, batch.states):
-                g = real(grad).to(state["s"].dtype) * _sign(batch)
-                g = g.add_(real(param), alpha=_l2(batch)) if _l2(batch) else g
+                g = real(grad).to(state["s"].dtype) * sign(batch)
+                g = g.add_(real(param), alpha=l2(batch)) if l2(batch) else g
                 square = g.square()
                 total += flat.dot([square], [(state["sum"] + square).sqrt_().add_(batch.group["eps"]).reciprocal_()])
         return self._lam**2 * total
@@ -377,16 +286,14 @@ class DAdaptAdaGrad(_DAdaptation):
             ]
             scaled = [state["s"] / (state["sum"].sqrt() + group["eps"]) for state in states]
             weighted += flat.dot([state["s"] for state in states], scaled)
-        return _quotient(weighted - numerator, flat.norm(self.states("s"), 1))
+        return quotient(weighted - numerator, flat.norm(self.states("s"), 1))
 
     def scalars(self, group: Mapping[str, Any], t: int) -> dict[str, Any]:
-        numbers = {"lam": self._lam, "weight": 1 - group["momentum"], "eps": group["eps"]}
-        return {**self.decay(group, coupled=True), **numbers}
+        decay = self.decay(group, coupled=True)
+        return {**decay, "lam": self._lam, "weight": 1 - group["momentum"], "eps": group["eps"]}
 
     @staticmethod
-    def update(
-        p: Tensor, g: Tensor, s: Tensor, start: Tensor, sum: Tensor, *, lam: Any, weight: Any, eps: Any
-    ) -> None:  # fmt: skip
+    def update(p: Tensor, g: Tensor, s: Tensor, start: Tensor, sum: Tensor, *, lam: Any, weight: Any, eps: Any) -> None:
         sum.add_(g * g)
         axpy_(s, lam, g)
         ema_(p, torch.sub(start, s / sum.sqrt().add_(eps)), weight)

@@ -15,13 +15,13 @@ from hasten.core.errors import InputError
 from hasten.optim.persample import per_sample_gradients
 from hasten.optim.schedules.adaptive_batch import (
     AdaGradNorm,
-    AdaptiveBatchSampler,
     AugmentedInnerProductTest,
     BatchSizeTest,
     CoordinateNormTest,
     InnerProductTest,
     NormTest,
 )
+from hasten.optim.schedules.batch_sampler import AdaptiveBatchSampler
 
 
 def gradients() -> dict[str, Tensor]:
