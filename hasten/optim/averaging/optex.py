@@ -140,8 +140,8 @@ class OptEx(OptimizerWrapper):
     The state of the base follows the chosen point. `step(closure)` evaluates the points one after the other;
     `round(oracle)` hands them to you all at once. `step()` without a closure is an ordinary step on the gradients in
     place, which is remembered. Hooks on the base act on every iteration, those on predicted gradients included.
-    Rounds fall with the number of iterations per round as long as the gradient is smooth
-    enough along the path to be predicted; the number of gradients does not fall.
+    Rounds fall with the number of iterations per round as long as the gradient is smooth enough along the path to be
+    predicted; the number of gradients does not fall.
 
     Args:
         params: parameters or groups.
