@@ -65,7 +65,9 @@ class Blockwise:
         """Codes and block maxima of a dense tensor, in blocks along its memory."""
         codes = torch.empty_like(value, dtype=torch.uint8)
         absmax = value.new_empty(blocks(value.numel(), self.block), dtype=torch.float32)
-        encode_(memory_vector(value)[None], memory_vector(codes)[None], absmax[None], self.block, self.signed(name))
+        encode_(
+            memory_vector(value)[None], memory_vector(codes)[None], absmax[None], self.block, self.signed(name), True
+        )
         return codes, absmax
 
     def decode(self, name: str, codes: Tensor, absmax: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -193,7 +195,7 @@ class Blockwise:
     def _encode_rows(self, signs: Signs, opened: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
         for name, signed in signs:
             codes, absmax, value = _rows(stored[name], stored[name + ABSMAX], opened[name])
-            encode_(value, codes, absmax, self.block, signed)
+            encode_(value, codes, absmax, self.block, signed, lift=True)
 
 
 def _rows(codes: Tensor, absmax: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -281,7 +283,7 @@ def _closing(signs: Signs, block: int) -> Callable[..., None]:
             codes, absmax = tensors[name + STORED], tensors[name + ABSMAX + STORED]
             rows = tensors[name].view(absmax.shape[0], block).to(torch.float32)
             largest = (rows.abs() if signed else rows).amax(-1)
-            codes.copy_(encode_fused(rows, largest, signed).view(-1))
+            codes.copy_(encode_fused(rows, largest, signed, lift=True).view(-1))
             absmax.copy_(largest)
 
     return closing

@@ -94,8 +94,11 @@ def dequantize_blockwise(codes: Tensor, absmax: Tensor, block: int = BLOCK, sign
     return out.view(codes.shape)
 
 
-def encode_(x: Tensor, codes: Tensor, absmax: Tensor, block: int, signed: bool) -> None:
-    """Store the rows of `x` (B, n) in `codes` (B, n) and `absmax` (B, blocks), eagerly."""
+def encode_(x: Tensor, codes: Tensor, absmax: Tensor, block: int, signed: bool, lift: bool = False) -> None:
+    """Store the rows of `x` (B, n) in `codes` (B, n) and `absmax` (B, blocks), eagerly.
+
+    With `lift`, nothing without sign is rounded down to 0: a step divided by it would have no bound.
+    """
     for rows, found, largest in _even(block, x, codes, absmax):
         rows = rows.float()
         torch.amax(rows.abs() if signed else rows, -1, out=largest)
@@ -106,6 +109,8 @@ def encode_(x: Tensor, codes: Tensor, absmax: Tensor, block: int, signed: bool) 
         if signed:
             bits ^= torch.bitwise_right_shift(bits, 31)
         found.copy_(entry.add_(bits.bitwise_and_(0xFFFF)).bitwise_right_shift_(16))
+        if lift and not signed:
+            found.clamp_(min=1)
 
 
 def decode_(codes: Tensor, absmax: Tensor, out: Tensor, block: int, signed: bool) -> None:
@@ -171,10 +176,10 @@ def _edges(signed: bool, device: torch.device) -> Tensor:
     return ((first << 16) + (0x10000 - begins)).to(torch.int32).to(device)
 
 
-def encode_fused(x: Tensor, absmax: Tensor, signed: bool) -> Tensor:
+def encode_fused(x: Tensor, absmax: Tensor, signed: bool, lift: bool = False) -> Tensor:
     """Codes of blocks `x` (blocks, block), in arithmetic that the compiler makes vector instructions of.
 
-    They are those of the nearest values, up to rounding errors of 1e-5 of their distance.
+    They are those of the nearest values, up to rounding errors of 1e-5 of their distance; `lift` as for `encode_`.
     """
     scaled = x * (1.0 / torch.where(absmax > 0, absmax, 1.0)).unsqueeze(-1)
     size = scaled.abs() if signed else scaled
@@ -185,6 +190,8 @@ def encode_fused(x: Tensor, absmax: Tensor, signed: bool) -> Tensor:
     code = code.floor()
     if signed:
         code = torch.relu(torch.copysign(code, scaled) + 127.0)
+    elif lift:
+        code = torch.relu(code - 1.0) + 1.0
     return torch.where(scaled >= _TOP[signed], 255.0, code).to(torch.uint8)
 
 

@@ -60,6 +60,9 @@ class QuantizedState(StepHook):
 
         code = nearest of 256 fixed values to x / max |x| of its block
 
+    State without sign is never rounded down to 0: a step divided by its root would have no bound. (Published code does
+    round so.)
+
     On the rules of this library the state is decoded in small pieces within the step; state of other optimizers is
     decoded before each step and encoded after it, so that its memory is saved between steps (for activations), not
     within them. The codes are what `state_dict` holds. State that was saved in 32 bits may be loaded; it is encoded at
