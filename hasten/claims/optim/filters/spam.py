@@ -16,8 +16,8 @@ from hasten.optim.filters.spam import SPAM, SpikeClip
 
 NOTE = (
     "digits-mlp, lr 3e-3, 400 steps; SPAM with resets every 100 steps, a warm-up of 20, a grace of 4, correction "
-    "restarted. With the published grace of 20, which belongs to intervals of 500, seed 0 is hit more often (0.51). The "
-    "paper trains language models of up to 1B parameters."
+    "restarted. With the published grace of 20, which belongs to intervals of 500, seed 0 is hit more often (0.51). "
+    "The paper trains language models of up to 1B parameters."
 )
 
 
