@@ -336,3 +336,16 @@ def test_stable_embedding() -> None:
     out = table(torch.arange(1, 50))
     torch.testing.assert_close(out.mean(-1), torch.zeros(49), atol=1e-5, rtol=0.0)
     torch.testing.assert_close(out.std(-1, unbiased=False), torch.ones(49), atol=1e-2, rtol=0.0)
+
+
+@pytest.mark.parametrize("name", ["torch", "adam"])
+def test_a_small_second_moment_does_not_blow_up_the_step(name: str) -> None:
+    """Beside a gradient of 1, the square of 1e-5 is below half of the smallest value; the momentum is not."""
+    x = nn.Parameter(torch.zeros(256))
+    optimizer = MAKE[name]([x])
+    QuantizedState(optimizer, min_size=0)
+    for grad in (1e-5, 0.0, 0.0):
+        x.grad = torch.full_like(x, grad)
+        x.grad[0] = 1.0
+        optimizer.step()
+    assert x.abs().max() <= 0.031
