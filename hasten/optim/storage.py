@@ -85,7 +85,7 @@ class Blockwise:
         for name in coded:
             value = state[name]
             kept = not stacked and value.shape == like.shape and lies_alone(like, stacked)
-            order = torch.empty_like(like, dtype=torch.uint8) if kept else torch.empty(value.shape, dtype=torch.uint8)
+            order = torch.empty_like(like, device="meta") if kept else torch.empty(value.shape, device="meta")
             if value.dtype == torch.uint8:
                 state[name + ABSMAX] = state[name + ABSMAX].to(torch.float32)
                 if value.stride() == order.stride():
