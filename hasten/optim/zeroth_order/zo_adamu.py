@@ -60,6 +60,9 @@ class TwoPoint(RuleOptimizer):
 
     A subclass gives the direction `u` of a parameter, which must be the same when it is asked for again in one step,
     and what is done with the slope `(f(x + eps u) - f(x - eps u)) / (2 eps)`. Groups may have `eps` of their own.
+
+    Attributes:
+        forward_only: it sees values, not gradients: every parameter is moved, whatever the loss depends on.
     """
 
     takes = "loss"
