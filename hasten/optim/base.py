@@ -14,8 +14,10 @@ from torch.optim import Optimizer
 from hasten.core import check
 from hasten.core.errors import DivergedError, EngineError, InputError
 from hasten.optim import backends, sharded
+from hasten.optim.finite import first_nonfinite
 from hasten.optim.layout import Batch, real, work_dtype
-from hasten.optim.storage import ABSMAX, Blockwise, check_saved
+from hasten.optim.refusals import check_saved, refuse_torch_options
+from hasten.optim.storage import ABSMAX, Blockwise
 
 ON_NONFINITE = ("raise", "skip", "ignore")
 
@@ -99,7 +101,7 @@ class RuleOptimizer(Optimizer):
         on_nonfinite: str = "raise",
         **torch_options: Any,
     ) -> None:
-        _refuse_torch_options(type(self).__name__, torch_options)
+        refuse_torch_options(type(self).__name__, torch_options)
         self.backend = check.one_of("backend", backend, backends.BACKENDS)
         self.on_nonfinite = check.one_of("on_nonfinite", on_nonfinite, ON_NONFINITE)
         self.skipped = 0
@@ -256,7 +258,7 @@ class RuleOptimizer(Optimizer):
         seen: dict[str, Any] = {}
 
         def look(_: Optimizer, final: dict[str, Any]) -> None:
-            self._check_saved(final)
+            check_saved(self, final)
             seen.update(final)
 
         handle = self.register_load_state_dict_pre_hook(look)
@@ -272,35 +274,6 @@ class RuleOptimizer(Optimizer):
                     value = sharded.local(value)
                     dtype = work_dtype(param.dtype) if value.is_floating_point() else value.dtype
                     self.state[param][name] = value.detach().to(param.device, dtype, copy=True)
-
-    def _check_saved(self, saved: Mapping[str, Any]) -> None:
-        """Raise `InputError` naming the keys in which a saved state differs from what this optimizer keeps."""
-        name, absent = type(self).__name__, sorted({"state", "param_groups"} - set(saved))
-        if absent:
-            raise InputError(f"state_dict is not of an optimizer: missing {absent}; it has {sorted(saved)[:8]}")
-        counts = [[len(group["params"]) for group in groups] for groups in (saved["param_groups"], self.param_groups)]
-        if counts[0] != counts[1]:
-            raise InputError(f"state_dict has groups of {counts[0]} parameters, this {name} groups of {counts[1]}")
-        for theirs, group in zip(saved["param_groups"], self.param_groups):
-            missing = sorted(set(self.defaults) - set(theirs))
-            foreign = sorted(set(theirs) - set(group) - set(self.kept) - _ADDED)
-            if missing or foreign:
-                raise InputError(f"state_dict is not of this {name}: missing options {missing}, not known {foreign}")
-            for place, param in zip(theirs["params"], group["params"]):
-                state = saved["state"].get(place)
-                if not state:
-                    continue
-                options = {key: theirs[key] for key in theirs if key != "params"}
-                wanted = self.shapes(options, real(param).shape)
-                missing = sorted({"step", *wanted} - set(state))
-                if missing:
-                    has = sorted(set(state) - {"step"})
-                    raise InputError(f"state_dict is not of this {name}: missing state {missing}, instead it has {has}")
-                check_saved(self.storage, name, state, wanted)
-                for key, shape in wanted.items():
-                    if tuple(state[key].shape) != tuple(shape) and not sharded.is_sharded(param):
-                        found = tuple(state[key].shape)
-                        raise InputError(f"state_dict has {key} shaped {found} for a parameter that needs {shape}")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -396,21 +369,15 @@ class RuleOptimizer(Optimizer):
     def _finite(self, work: Sequence[tuple[Batch, list[Tensor]]]) -> bool:
         if self.on_nonfinite == "ignore":
             return True
-        for batch, grads in work:
-            # An overflow of finite entries makes the sum infinite too; then every tensor is looked at.
-            if sharded.agree(bool(torch.isfinite(_sum_of_squares(grads))), batch.owners):
-                continue
-            for param, grad in zip(batch.owners, grads):
-                if sharded.agree(bool(torch.isfinite(grad).all()), [param]):
-                    continue
-                if self.on_nonfinite == "skip":
-                    return False
-                index = next(i for i, other in enumerate(batch.group["params"]) if other is param)
-                raise NonFiniteGradientError(
-                    f"the gradient of {self._label(batch.group, index)} has infinite or NaN entries; nothing was "
-                    "changed. Lower the learning rate, clip gradients, or choose on_nonfinite='skip'"
-                )
-        return True
+        found = first_nonfinite(work)
+        if found is None or self.on_nonfinite == "skip":
+            return found is None
+        group, param = found
+        index = next(i for i, other in enumerate(group["params"]) if other is param)
+        raise NonFiniteGradientError(
+            f"the gradient of {self._label(group, index)} has infinite or NaN entries; nothing was changed. Lower the "
+            "learning rate, clip gradients, or choose on_nonfinite='skip'"
+        )
 
     def _advance(self, batch: Batch, grads: list[Tensor]) -> None:
         options = self._options(batch.group)
@@ -475,38 +442,6 @@ class RuleOptimizer(Optimizer):
             return f"parameter {group['param_names'][index]!r}"
         place = next((i for i, other in enumerate(self.param_groups) if other is group), len(self.param_groups))
         return f"parameter {index} of group {place}, shaped {tuple(group['params'][index].shape)},"
-
-
-_ADDED = {"params", "param_names", "initial_lr", "swa_lr"}
-"""What PyTorch itself adds to parameter groups."""
-
-
-def _sum_of_squares(grads: Sequence[Tensor]) -> Tensor:
-    parts = []
-    rest = []
-    for grad in grads:
-        if grad.device.type == "cpu" and grad.dtype == torch.float32 and grad.is_contiguous() and grad.numel() > 2**14:
-            flat = grad.view(-1)
-            parts.append(torch.dot(flat, flat))
-        else:
-            rest.append(grad)
-    if rest:
-        parts += torch._foreach_norm(rest)  # pyright: ignore[reportPrivateImportUsage]
-    return torch.stack([part.float() for part in parts]).sum()
-
-
-def _refuse_torch_options(name: str, options: Mapping[str, Any]) -> None:
-    for option, value in options.items():
-        if option in ("foreach", "fused"):
-            raise InputError(f"{name} has no {option}={value!r}; choose backend='eager', 'compile' or 'auto' instead")
-        if option not in ("capturable", "differentiable"):
-            raise TypeError(f"{name}.__init__() got an unexpected keyword argument {option!r}")
-        if value:
-            why = {
-                "capturable": "its step count is a Python number and would be frozen in a CUDA graph",
-                "differentiable": "it updates in place without a graph; differentiate a functional step instead",
-            }[option]
-            raise InputError(f"{name} does not support {option}=True: {why}")
 
 
 def _intact(batch: Batch) -> bool:
