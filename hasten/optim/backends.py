@@ -18,9 +18,9 @@ from torch.fx.experimental import _config as shape_config
 
 from hasten.optim.layout import work_dtype
 
-CHUNK = 2**19
-"""Elements that an eager elementwise rule handles at once: few enough that a few vectors of them stay in the cache,
-many enough that starting the threads for every operation does not count."""
+CHUNK = 2**18
+"""Elements per thread that an eager elementwise rule handles at once: few enough that a few vectors of them stay in the
+cache, many enough that starting an operation does not count."""
 
 PAYS_AFTER = 2 * 10**10
 """Elements x steps after which `auto` compiles: eager steps have then cost about what compiling costs."""
@@ -52,10 +52,11 @@ def advance(
 
 def run_eager(update: Update, tile: Any, param: Tensor, grad: Tensor, values: Mapping[str, Any]) -> None:
     """Plain PyTorch; long vectors in chunks."""
-    if tile.stacked or param.numel() <= CHUNK:
+    chunk = CHUNK * torch.get_num_threads()
+    if tile.stacked or param.numel() <= chunk or param.device.type != "cpu":
         advance(update, param, grad, tile.buffers, values)
         return
-    pieces = [tensor.split(CHUNK) for tensor in (param, grad, *tile.buffers.values())]
+    pieces = [tensor.split(chunk) for tensor in (param, grad, *tile.buffers.values())]
     for p, g, *buffers in zip(*pieces):
         advance(update, p, g, dict(zip(tile.buffers, buffers)), values)
 
