@@ -1,6 +1,7 @@
 """Writes the pages that come from cards and evidence; `--check` says whether the committed ones are up to date.
 
-Committed: the table in `README.md` and `docs/evidence.md`. Made for each build: `docs/methods/`.
+Committed: the table in `README.md`, the grand race on the front page, `docs/optimizers.md` and `docs/evidence.md`. Made
+for each build: `docs/methods/`.
 """
 
 from __future__ import annotations
@@ -22,10 +23,18 @@ from hasten.core.claim import Claim
 from hasten.core.registry import families
 
 DOCS = Path(__file__).resolve().parent
+# MkDocs loads this file as a hook, without its folder.
+sys.path.insert(0, str(DOCS))
+
+import grand_race  # noqa: E402
+import which_optimizer  # noqa: E402
+
+INDEX = DOCS / "index.md"
 README = DOCS.parent / "README.md"
 EVIDENCE = DOCS / "evidence.md"
 METHODS = DOCS / "methods"
 OPEN, CLOSE = "<!-- evidence -->", "<!-- /evidence -->"
+RACE = "<!-- grand race -->", "<!-- /grand race -->"
 NOT_RUN = "Not run yet: "
 COLUMNS = ("paper", "claim", "what was measured", "ratio", "expected", "verdict", "machine")
 FAMILIES = {
@@ -258,11 +267,22 @@ def index_page(cards: Sequence[Card], claims: Sequence[Claim]) -> str:
 
 def readme(text: str, claims: Sequence[Claim]) -> str:
     """The README with its table renewed."""
-    head, opening, rest = text.partition(OPEN)
-    _, closing, tail = rest.partition(CLOSE)
-    if not opening or not closing:
-        raise SystemExit(f"README.md must hold {OPEN} and {CLOSE}")
-    return f"{head}{OPEN}\n\n{headlines(claims)}\n\n{CLOSE}{tail}"
+    return between(text, OPEN, CLOSE, headlines(claims))
+
+
+def front_page(text: str) -> str:
+    """The front page with its grand race renewed."""
+    summary = grand_race.load()
+    return between(text, *RACE, grand_race.section(summary) if summary else "It has not been run yet.")
+
+
+def between(text: str, opening: str, closing: str, content: str) -> str:
+    """A page with what stands between two marks replaced."""
+    head, found, rest = text.partition(opening)
+    _, end, tail = rest.partition(closing)
+    if not found or not end:
+        raise SystemExit(f"the page must hold {opening} and {closing}")
+    return f"{head}{opening}\n\n{content}\n\n{closing}{tail}"
 
 
 def settled(text: str) -> str:
@@ -272,17 +292,26 @@ def settled(text: str) -> str:
 
 def stale() -> list[str]:
     """Committed pages that do not show the present evidence."""
-    claims = hasten.claims()
-    old = {README: README.read_text(encoding="utf-8"), EVIDENCE: EVIDENCE.read_text(encoding="utf-8")}
-    new = {README: readme(old[README], claims), EVIDENCE: evidence_page(claims)}
+    new = renewed(hasten.claims())
+    old = {path: path.read_text(encoding="utf-8") if path.is_file() else "" for path in new}
     return [path.name for path in old if settled(old[path]) != settled(new[path])]
+
+
+def renewed(claims: Sequence[Claim]) -> dict[Path, str]:
+    """The committed pages as they should be."""
+    return {
+        README: readme(README.read_text(encoding="utf-8"), claims),
+        INDEX: front_page(INDEX.read_text(encoding="utf-8")),
+        EVIDENCE: evidence_page(claims),
+        which_optimizer.PAGE: which_optimizer.page(claims, grand_race.load()),
+    }
 
 
 def write() -> None:
     """Write every generated page."""
     claims, cards = hasten.claims(), hasten.methods()
-    README.write_text(readme(README.read_text(encoding="utf-8"), claims), encoding="utf-8")
-    EVIDENCE.write_text(evidence_page(claims), encoding="utf-8")
+    for path, text in renewed(claims).items():
+        path.write_text(text, encoding="utf-8")
     shutil.rmtree(METHODS, ignore_errors=True)
     METHODS.mkdir()
     (METHODS / "index.md").write_text(index_page(cards, claims), encoding="utf-8")

@@ -157,6 +157,10 @@ class RuleOptimizer(Optimizer):
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise `InputError` for options outside their range; called for every group that is added."""
 
+    def check_saved(self, saved: Mapping[str, Any]) -> None:
+        """Raise `InputError` if a state dict is not of this optimizer; called before anything of it is taken over."""
+        check_saved(self, saved)
+
     def decay(self, group: Mapping[str, Any], *, coupled: bool = False) -> dict[str, float]:
         """Weight decay: decoupled `p <- p * (1 - lr * weight_decay)` before the update, or added to the gradient."""
         if not group["weight_decay"]:
@@ -258,7 +262,7 @@ class RuleOptimizer(Optimizer):
         seen: dict[str, Any] = {}
 
         def look(_: Optimizer, final: dict[str, Any]) -> None:
-            check_saved(self, final)
+            self.check_saved(final)
             seen.update(final)
 
         handle = self.register_load_state_dict_pre_hook(look)

@@ -45,13 +45,10 @@ def network() -> nn.Module:
 
 
 def build(cls: type, model: nn.Module) -> Any:
-    required = [
-        name
-        for name, parameter in inspect.signature(cls).parameters.items()
-        if parameter.default is inspect.Parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-    ]
-    assert required in ([], ["model"]), f"{cls.__name__} needs {required} to be composed"
-    return cls(model) if required else cls()
+    needed = {"total_steps": 20, "num_clusters": 2}
+    if issubclass(cls, WeightAverage):
+        needed["model"] = model
+    return cls(**{name: value for name, value in needed.items() if name in inspect.signature(cls).parameters})
 
 
 def make(base: str, classes: tuple[type, ...]) -> tuple[nn.Module, Composition]:
@@ -68,6 +65,9 @@ def train(model: nn.Module, optimizer: Optimizer, first: int, last: int) -> list
             (model(rows).square().mean() - model(-rows).mean()).backward()
             for part in gathering:
                 part.accumulate()
+        for part in optimizer.parts:  # type: ignore[attr-defined]
+            if hasattr(part, "observe"):
+                part.observe(step % 2)
         optimizer.step()
     averages = [part for part in optimizer.parts if isinstance(part, WeightAverage)]  # type: ignore[attr-defined]
     tensors = [*model.parameters(), *(t for part in averages for t in part.averaged_model.parameters())]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -228,6 +228,8 @@ class SpikeClip(StepHook):
     2501.06842.
     """
 
+    conflicts: ClassVar[Mapping[str, str]] = {"QuantizedState": "reads the second moment, which is then kept in 8 bits"}
+
     def __init__(
         self,
         optimizer: Optimizer | None = None,
@@ -254,6 +256,8 @@ class SpikeClip(StepHook):
             known = not type(optimizer).__module__.startswith("torch.optim") or isinstance(optimizer, _WITH_MOMENT)
         if not known:
             raise InputError(_refusal(optimizer))
+        if getattr(optimizer, "storage", None) is not None:
+            raise InputError(f"{type(self).__name__} {self.conflicts['QuantizedState']}")
 
     def on_gradients(self, params: list[Tensor]) -> None:
         assert self.optimizer is not None

@@ -242,8 +242,8 @@ class SubspaceOptimizer(RuleOptimizer):
         for name in [name for name in state if name.startswith(LENT)]:
             del state[name]
 
-    def _check_saved(self, saved: Mapping[str, Any]) -> None:
-        super()._check_saved(saved)
+    def check_saved(self, saved: Mapping[str, Any]) -> None:
+        super().check_saved(saved)
         for theirs, group in zip(saved["param_groups"], self.param_groups):
             if theirs["base"] != group["base"]:
                 raise InputError(f"state_dict is of the base {theirs['base']!r}, this one has {group['base']!r}")

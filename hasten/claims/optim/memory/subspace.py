@@ -67,7 +67,7 @@ def _energy(gap: int | None, kind: str, seed: int) -> float:
 @claim(
     method=METHOD,
     paper_id=203,
-    baseline="",
+    baseline="the whole gradient",
     statement="Where the gradients' subspace turns slowly, its projection keeps 0.9 of their norm after 500 steps.",
     quantity="norm of the projected over norm of the gradient",
     relation=">=",
@@ -82,7 +82,7 @@ def follows_a_turning_subspace(seed: int) -> float:
 @claim(
     method=METHOD,
     paper_id=203,
-    baseline="",
+    baseline="the whole gradient",
     statement="There a projection that is never renewed keeps less than half of the norm.",
     quantity="norm of the projected over norm of the gradient",
     threshold=0.5,
