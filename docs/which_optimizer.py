@@ -36,7 +36,7 @@ SITUATIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "Batches are large",
         "There are several micro-batches or devices to average over, or the batch may grow.",
-        ("gsnr", "adaptive-batch", "conda", "one-cycle"),
+        ("gsnr", "adagrad-norm", "conda", "one-cycle"),
     ),
     (
         "There is no time to tune",
@@ -67,12 +67,12 @@ SITUATIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "Several losses of unlike scale: PINNs, multi-task",
         "Each loss is normalised by itself, or each band or task gets a weight.",
-        ("multiadam", "band-balance"),
+        ("multiadam", "band-balancer"),
     ),
     (
         "Games and GANs",
         "Adversarial training needs optimism or steady steps, not only speed.",
-        ("optimistic-amsgrad", "adabelief", "convergesmooth"),
+        ("optimistic-amsgrad", "adabelief", "converge-smooth"),
     ),
     (
         "Grokking",
