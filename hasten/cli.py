@@ -33,19 +33,50 @@ WIDE = 120
 DEFAULT_PROBLEM = "digits-mlp"
 
 
+def _method_names(incomplete: str) -> list[str]:
+    """What the shell offers where a method is to be named."""
+    from hasten.core.registry import methods
+
+    cards = methods()
+    names = [*(card.name for card in cards), *(card.id for card in cards)]
+    return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+
+def _problem_names(incomplete: str) -> list[str]:
+    """What the shell offers where a problem is to be named."""
+    from hasten.core.catalogue import problems
+
+    return [entry.name for entry in problems() if entry.name.startswith(incomplete)]
+
+
+def _preset_names(incomplete: str) -> list[str]:
+    """What the shell offers after `--preset`."""
+    from hasten.core.preset import presets
+
+    return [entry.name for entry in presets() if entry.name.startswith(incomplete)]
+
+
 @app.command()
 def race(
     problem: Annotated[
-        str | None, typer.Argument(help="ready problem (see `hasten list problems`) or a .py file; digits-mlp if none")
+        str | None,
+        typer.Argument(
+            help="ready problem (see `hasten list problems`) or a .py file; digits-mlp if none",
+            autocompletion=_problem_names,
+        ),
     ] = None,
     methods: Annotated[
-        list[str] | None, typer.Argument(help="methods, e.g. adamw adopt:lr=1e-3; those that fit if none")
+        list[str] | None,
+        typer.Argument(help="methods, e.g. adamw adopt:lr=1e-3; those that fit if none", autocompletion=_method_names),
     ] = None,
     target: Annotated[float | None, typer.Option(help="metric value that counts as arrived")] = None,
     budget: Annotated[str | None, typer.Option(help="per run: 500 (steps), 30s, 2000calls")] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="a race with everything settled, see `hasten list presets`; options go before its own"),
+        typer.Option(
+            help="a race with everything settled, see `hasten list presets`; options go before its own",
+            autocompletion=_preset_names,
+        ),
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="scored runs per method; 5 if not given")] = None,
     trials: Annotated[
@@ -146,7 +177,9 @@ def list_(
 
 
 @app.command()
-def show(method: Annotated[str, typer.Argument(help="a method, e.g. adopt")]) -> None:
+def show(
+    method: Annotated[str, typer.Argument(help="a method, e.g. adopt", autocompletion=_method_names)],
+) -> None:
     """Show a method: its card, what was reproduced of its paper, how to use it."""
     from hasten.core.claim import claims
     from hasten.core.registry import get

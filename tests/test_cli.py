@@ -114,3 +114,20 @@ def test_claims_are_listed_with_their_verdicts(capsys: pytest.CaptureFixture[str
     assert status == 0
     assert "184" in out
     assert re.search(r"\d+ (not )?(reproduced|run)", out)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("hasten show adop", "adopt"),
+        ("hasten race digits-m", "digits-mlp"),
+        ("hasten race digits-mlp ado", "adopt"),
+        ("hasten race --preset opt", "optim-grand"),
+    ],
+)
+def test_names_are_completed_in_the_shell(words: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    environment = {"_HASTEN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    result = CliRunner().invoke(cli.app, prog_name="hasten", env=environment)
+    assert expected in result.output.split()
