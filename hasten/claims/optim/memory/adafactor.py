@@ -22,7 +22,7 @@ FIXED: dict[str, Any] = {"relative_step": False, "scale_parameter": False}
     statement="At the best of four fixed learning rates each, it needs 1.3 times Adam's steps or fewer on digits.",
     quantity="steps to loss 0.1, ratio to Adam",
     threshold=1.3,
-    note="Its own counts, 100 to 115, are those of the prototype behind the threshold; Adam, at 70 to 90, arrives "
+    note="Its own counts, 100 to 115, are what the threshold was set by; Adam, at 70 to 90, arrives "
     "sooner here than there (80 to 110). The paper's claim is of translation with the Transformer.",
 )
 def steps_at_best_rate(seed: int) -> float:

@@ -21,7 +21,7 @@ RATES = (3e-4, 1e-3, 3e-3)
     quantity="steps to loss 0.1, ratio to Adam",
     threshold=1.1,
     note="CAME's learning rates are 3e-4, 1e-3, 3e-3, a tenth of Adam's. Its own counts, 65 to 90, are better than "
-    "those of the prototype behind the threshold (70 to 115), but so are Adam's. The paper's claim is of BERT, GPT-2 "
+    "what the threshold was set by (70 to 115), but so are Adam's. The paper's claim is of BERT, GPT-2 "
     "and T5.",
 )
 def steps_at_best_rate(seed: int) -> float:
