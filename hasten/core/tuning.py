@@ -46,14 +46,15 @@ def candidates(card: Card, trials: int, fixed: Mapping[str, Any], seed: int) -> 
         middle = {name: _middle(span) for name, span in space.items()}
         study.add_trial(optuna.trial.create_trial(params=middle, distributions=distributions, value=0.0))
         points = [dict(study.ask(distributions).params) for _ in range(trials - 1)]
-    return [first, *({**fixed, **{name: _round(value) for name, value in point.items()}} for point in points)]
+    return [first, *({**fixed, **{name: _value(space[name], x) for name, x in point.items()}} for point in points)]
 
 
 def _distribution(span: Range) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(span, Choice):
-        return CategoricalDistribution(span.options)
+        # By place: options may be of any type.
+        return CategoricalDistribution(tuple(range(len(span.options))))
     if isinstance(span, Integer):
         return IntDistribution(span.low, span.high, log=span.log)
     return FloatDistribution(span.low, span.high, log=span.log)
@@ -61,14 +62,16 @@ def _distribution(span: Range) -> Any:
 
 def _middle(span: Range) -> Any:
     if isinstance(span, Choice):
-        return span.options[0]
+        return 0
     if isinstance(span, Real):
         return math.sqrt(span.low * span.high) if span.log else 0.5 * (span.low + span.high)
     return span.low
 
 
-def _round(value: Any) -> Any:
-    return float(f"{value:.3g}") if isinstance(value, float) else value
+def _value(span: Range, x: Any) -> Any:
+    if isinstance(span, Choice):
+        return span.options[x]
+    return float(f"{x:.3g}") if isinstance(x, float) else x
 
 
 def first_rung(budget: Budget, trials: int) -> Budget | None:

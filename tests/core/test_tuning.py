@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,3 +90,12 @@ def test_the_first_rung_is_a_share_of_the_budget() -> None:
     assert tuning.first_rung(Budget(seconds=2.0), 8) == Budget(seconds=0.5)
     assert tuning.first_rung(Budget(steps=3), 8) is None
     assert tuning.first_rung(Budget(steps=100), 3) is None
+
+
+def test_options_may_be_of_any_type_and_make_no_noise() -> None:
+    options = ((1e-6, 1.0), (1e-6, 1e-2))
+    card = replace(CARD, search_space={"lr": hasten.LogReal(1e-3, 1e-1), "step_sizes": hasten.Choice(*options)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        points = tuning.candidates(card, 8, {}, 0)
+    assert {point["step_sizes"] for point in points[1:]} == set(options)
