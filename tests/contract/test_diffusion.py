@@ -19,7 +19,8 @@ from hasten.core.run import run
 from hasten.diffusion import EDM, VE, Denoiser, DiscreteVP, FlowMatching, Schedule, VPCosine, VPLinear, sample
 from hasten.numerics.mixture import circle
 
-CARDS = [card for card in hasten.methods("diffusion") if "sample" in card.kinds]
+CARDS = [card for card in hasten.methods("diffusion") if "sample" in card.kinds and not card.needs]
+"""Samplers of any model; what needs more than a denoiser (knowledge of the data's law, say) has tests of its own."""
 OWN_GRID = {"dpm-solver-fast", "dpm-solver-adaptive"}
 """Samplers that choose their own times, so that none can be given to them."""
 FIXED = [card for card in CARDS if card.name not in OWN_GRID | {"paradigms"}]
