@@ -23,7 +23,7 @@ CARDS = [card for card in hasten.methods("diffusion") if "sample" in card.kinds 
 """Samplers of any model; what needs more than a denoiser (knowledge of the data's law, say) has tests of its own."""
 OWN_GRID = {"dpm-solver-fast", "dpm-solver-adaptive"}
 """Samplers that choose their own times, so that none can be given to them."""
-FIXED = [card for card in CARDS if card.name not in OWN_GRID | {"paradigms"}]
+FIXED = [card for card in CARDS if card.name not in OWN_GRID | {"paradigms", "accelerated-ddim"}]
 """Samplers whose steps all cost the same."""
 SCHEDULES = [VPLinear(), VPCosine(), DiscreteVP.linear(100), VE(), EDM(), FlowMatching()]
 MIXTURE = circle()
