@@ -1,0 +1,1 @@
+"""Probability paths between data and noise."""

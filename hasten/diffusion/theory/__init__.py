@@ -1,0 +1,1 @@
+"""Exact and bounded errors of samplers, and the samplers that come from the analysis."""
