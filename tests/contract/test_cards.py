@@ -42,9 +42,11 @@ def given(family: str) -> dict[str, Any]:
         names |= {"source": source, "target": source + 0.01}
     elif family == "diffusion":
         from hasten.diffusion import VPLinear
+        from hasten.numerics.markov_chain import MarkovChainPosterior
         from hasten.numerics.mixture import circle
 
         names |= {"denoiser": circle(3, 2).denoiser(VPLinear())}
+        names |= {"masked_denoiser": MarkovChainPosterior.ring().denoiser()}
     return names
 
 

@@ -1,0 +1,1 @@
+"""Samplers of masked diffusion models over discrete tokens."""
