@@ -24,6 +24,8 @@ _DASHES = ("solid", "dash", "dot", "dashdot")
 _POINTS = 160
 _SHOWN = 12
 _LOG_SPAN = 20.0
+LADDERS = ("sample", "invert")
+"""Kinds whose runs try one number of evaluations after the other."""
 AXES = {"steps": "steps", "seconds": "seconds in the method", "calls": "oracle calls", "bytes": "bytes sent"}
 
 
@@ -63,7 +65,7 @@ def curves(result: Result, problem: str, by: str) -> Figure:
             band = {"fill": "toself", "fillcolor": _faint(colour), "line": {"width": 0}, "hoverinfo": "skip"}
             figure.add_trace(Scatter(x=around, y=edge, mode="lines", showlegend=False, **band, **shared))
         line = {"color": colour, "width": 2.4, "dash": dash}
-        mode = "lines+markers" if result.problems[problem].get("kind") == "sample" else "lines"
+        mode = "lines+markers" if result.problems[problem].get("kind") in LADDERS else "lines"
         tip = f"{name}<br>%{{x:,.4~g}} {AXES[by]}<br>%{{y:.4~g}}<extra></extra>"
         values = [value if math.isfinite(value) else None for value in _short(middle)]
         figure.add_trace(Scatter(x=_short(x), y=values, name=name, mode=mode, line=line, hovertemplate=tip, **shared))
@@ -73,7 +75,7 @@ def curves(result: Result, problem: str, by: str) -> Figure:
             mark = {"mode": "markers", "marker": end, "showlegend": False, "hoverinfo": "skip"}
             figure.add_trace(Scatter(x=_short(x[last : last + 1]), y=_short(middle[last : last + 1]), **mark, **shared))
     _layout(figure, result.problems[problem], drawn, target)
-    title = AXES[by] + (" (NFE)" if by == "calls" and result.problems[problem].get("kind") == "sample" else "")
+    title = AXES[by] + (" (NFE)" if by == "calls" and result.problems[problem].get("kind") in LADDERS else "")
     figure.update_xaxes(title_text=title, rangemode="tozero")
     if by == "bytes":
         figure.update_xaxes(tickformat="~s", ticksuffix="B")

@@ -3,6 +3,9 @@
 from hasten.diffusion.base import Sampler, sample
 from hasten.diffusion.discrete.masked import MDLM, unmask
 from hasten.diffusion.discrete.remdm import ForwardBackward, ReMDM
+from hasten.diffusion.guidance.base import Guidance, GuidedDenoiser
+from hasten.diffusion.guidance.cfg import CFG, CFGPlusPlus
+from hasten.diffusion.guidance.inversion import guided_invert
 from hasten.diffusion.inversion.base import Inverter, invert
 from hasten.diffusion.inversion.bdia import BDIA, BDIAInversion
 from hasten.diffusion.inversion.ddim import DDIMInversion
@@ -10,6 +13,7 @@ from hasten.diffusion.parallel.paradigms import ParaDiGMS
 from hasten.diffusion.paths.kinetic_optimal import KineticOptimalPath
 from hasten.diffusion.samplers.ddim import DDIM
 from hasten.diffusion.samplers.deis import DEIS
+from hasten.diffusion.samplers.distilled_solver import DODE
 from hasten.diffusion.samplers.dpm_solver import DPMSolver, DPMSolverFast
 from hasten.diffusion.samplers.dpm_solver_adaptive import DPMSolverAdaptive
 from hasten.diffusion.samplers.score_samplers import AcceleratedDDIM, AcceleratedDDPM
@@ -22,9 +26,12 @@ __all__ = [
     "AcceleratedDDPM",
     "BDIA",
     "BDIAInversion",
+    "CFG",
+    "CFGPlusPlus",
     "DDIM",
     "DDIMInversion",
     "DEIS",
+    "DODE",
     "DPMSolver",
     "DPMSolverAdaptive",
     "DPMSolverFast",
@@ -35,6 +42,8 @@ __all__ = [
     "ForwardBackward",
     "MDLM",
     "MaskedDenoiser",
+    "Guidance",
+    "GuidedDenoiser",
     "Inverter",
     "KineticOptimalPath",
     "ParaDiGMS",
@@ -44,6 +53,7 @@ __all__ = [
     "VE",
     "VPCosine",
     "VPLinear",
+    "guided_invert",
     "invert",
     "sample",
     "unmask",

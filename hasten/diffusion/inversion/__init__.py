@@ -1,0 +1,1 @@
+"""From data back to the noise that a model generates them from."""
