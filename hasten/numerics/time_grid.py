@@ -41,6 +41,21 @@ def karras(schedule: Schedule, steps: int, exponent: float = 7.0) -> Grid:
     )
 
 
+def early_stopping(T: float, delta: float, steps: int) -> Grid:
+    """A third of the steps uniform from T down to 1, the others geometric from 1 down to `delta`.
+
+    Made for the Ornstein-Uhlenbeck process, whose step sizes should not exceed a fixed fraction of min(1, t).
+    Source: Chen, Lee & Lu (2022), arXiv 2211.01916.
+    """
+    check.integer("steps", steps, 3)
+    check.real("T", T, 1.0, open_low=True)
+    check.real("delta", delta, 0.0, 1.0, open_low=True, open_high=True)
+    coarse = steps // 3
+    fine = steps - coarse
+    far = [T + (1.0 - T) * i / coarse for i in range(coarse)]
+    return (*far, *(delta ** (i / fine) for i in range(fine)), delta)
+
+
 KINDS: dict[str, Callable[[Schedule, int], Grid]] = {
     "uniform": uniform,
     "quadratic": quadratic,

@@ -33,7 +33,8 @@ CARD = Card(
     kinds=("sample",),
     needs=("law",),
     use=(
-        "mixture = hasten.numerics.mixture.circle()\n"
+        "from hasten.numerics.mixture import circle\n"
+        "mixture = circle()\n"
         "path = hasten.diffusion.KineticOptimalPath.fit(mixture)\n"
         'samples = hasten.diffusion.sample(mixture.denoiser(path, "x0"), (16, 2), sampler="ddim", steps=20)'
     ),
