@@ -3,9 +3,6 @@
 from hasten.diffusion.base import Sampler, sample
 from hasten.diffusion.discrete.masked import MDLM, unmask
 from hasten.diffusion.discrete.remdm import ForwardBackward, ReMDM
-from hasten.diffusion.guidance.base import Guidance, GuidedDenoiser
-from hasten.diffusion.guidance.cfg import CFG, CFGPlusPlus
-from hasten.diffusion.guidance.inversion import guided_invert
 from hasten.diffusion.inversion.base import Inverter, invert
 from hasten.diffusion.inversion.bdia import BDIA, BDIAInversion
 from hasten.diffusion.inversion.ddim import DDIMInversion
@@ -26,8 +23,6 @@ __all__ = [
     "AcceleratedDDPM",
     "BDIA",
     "BDIAInversion",
-    "CFG",
-    "CFGPlusPlus",
     "DDIM",
     "DDIMInversion",
     "DEIS",
@@ -40,8 +35,6 @@ __all__ = [
     "EDM",
     "FlowMatching",
     "ForwardBackward",
-    "Guidance",
-    "GuidedDenoiser",
     "Inverter",
     "KineticOptimalPath",
     "MDLM",
@@ -53,7 +46,6 @@ __all__ = [
     "VE",
     "VPCosine",
     "VPLinear",
-    "guided_invert",
     "invert",
     "sample",
     "unmask",
