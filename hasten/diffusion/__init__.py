@@ -3,6 +3,9 @@
 from hasten.diffusion.base import Sampler, sample
 from hasten.diffusion.discrete.masked import MDLM, unmask
 from hasten.diffusion.discrete.remdm import ForwardBackward, ReMDM
+from hasten.diffusion.guidance.base import Guidance, GuidedDenoiser
+from hasten.diffusion.guidance.cfg import CFG, CFGPlusPlus
+from hasten.diffusion.guidance.inversion import guided_invert
 from hasten.diffusion.inversion.base import Inverter, invert
 from hasten.diffusion.inversion.bdia import BDIA, BDIAInversion
 from hasten.diffusion.inversion.ddim import DDIMInversion
@@ -13,40 +16,62 @@ from hasten.diffusion.samplers.deis import DEIS
 from hasten.diffusion.samplers.distilled_solver import DODE
 from hasten.diffusion.samplers.dpm_solver import DPMSolver, DPMSolverFast
 from hasten.diffusion.samplers.dpm_solver_adaptive import DPMSolverAdaptive
+from hasten.diffusion.samplers.dualfast import DualFast, error_split
 from hasten.diffusion.samplers.score_samplers import AcceleratedDDIM, AcceleratedDDPM
+from hasten.diffusion.steering.driftlite import DriftLite, steer
+from hasten.diffusion.steering.targets import Annealed, Product, Tilted
+from hasten.diffusion.theory.exponential_sde import ExponentialIntegratorSDE, gaussian_sde_kl, kl_bound
+from hasten.diffusion.theory.wasserstein import gaussian_pf_ode_w2, pf_ode_budget
 from hasten.numerics.denoiser import Denoiser
 from hasten.numerics.masked_denoiser import MaskedDenoiser
 from hasten.numerics.noise import EDM, VE, DiscreteVP, FlowMatching, Schedule, VPCosine, VPLinear
 
 __all__ = [
-    "AcceleratedDDIM",
-    "AcceleratedDDPM",
     "BDIA",
-    "BDIAInversion",
+    "CFG",
     "DDIM",
-    "DDIMInversion",
     "DEIS",
     "DODE",
+    "DualFast",
+    "EDM",
+    "MDLM",
+    "VE",
+    "AcceleratedDDIM",
+    "AcceleratedDDPM",
+    "Annealed",
+    "BDIAInversion",
+    "CFGPlusPlus",
+    "DDIMInversion",
     "DPMSolver",
     "DPMSolverAdaptive",
     "DPMSolverFast",
     "Denoiser",
     "DiscreteVP",
-    "EDM",
+    "DriftLite",
+    "ExponentialIntegratorSDE",
     "FlowMatching",
     "ForwardBackward",
+    "Guidance",
+    "GuidedDenoiser",
     "Inverter",
     "KineticOptimalPath",
-    "MDLM",
     "MaskedDenoiser",
     "ParaDiGMS",
+    "Product",
     "ReMDM",
     "Sampler",
     "Schedule",
-    "VE",
+    "Tilted",
     "VPCosine",
     "VPLinear",
+    "gaussian_pf_ode_w2",
+    "gaussian_sde_kl",
+    "guided_invert",
+    "error_split",
     "invert",
+    "kl_bound",
+    "pf_ode_budget",
     "sample",
+    "steer",
     "unmask",
 ]

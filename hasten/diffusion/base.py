@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from hasten.core.errors import DivergedError, InputError
 from hasten.core.kinds.sample import Denoises, Sampling
 from hasten.core.method import Method
 from hasten.core.registry import entry, register
+from hasten.diffusion.guidance.base import Guidance, GuidedDenoiser, guided
 from hasten.numerics import time_grid
 from hasten.numerics.noise import Schedule
 
@@ -68,8 +69,13 @@ class Sampler(Method[Sampling, Any]):
     Args:
         grid: kind of time grid (`uniform`, `quadratic`, `logsnr`, `karras`) or the times themselves, decreasing.
         steps: number of steps; None plans with the evaluations that the problem allows.
+
+    Attributes:
+        carries: whether `advance` makes its step from clean data and noise as they come from `split`, or begins it at
+            the guided state, so that guidance may noise again with another noise than it removed.
     """
 
+    carries: ClassVar[bool] = False
     grid: str | Sequence[float] = field(default="logsnr", kw_only=True)
     steps: int | None = field(default=None, kw_only=True)
 
@@ -121,6 +127,8 @@ class Sampler(Method[Sampling, Any]):
 
     def step(self, problem: Sampling, state: Any) -> Any:
         with solving(lambda: f"step {state.index + 1} of {len(state.plan)}"):
+            if isinstance(problem.denoiser, GuidedDenoiser):
+                problem.denoiser.begin_step(state.index, len(state.plan))
             state.x = self.advance(problem.denoiser, state)
         state.index += 1
         return state
@@ -129,10 +137,27 @@ class Sampler(Method[Sampling, Any]):
         """The samples at the end of the present step."""
         x = u = state.x
         outputs = state.outputs
-        for t, scale, weights in state.plan[state.index]:
+        for stage, (t, scale, weights) in enumerate(state.plan[state.index]):
             outputs.insert(0, self.output(denoiser, u, t))
+            if stage == 0:
+                x = carried(denoiser, x)
             u = combine(scale, x, weights, outputs)
         return u
+
+    def accept(self, guidance: Guidance) -> None:
+        """Refuse guidance that this sampler would not follow."""
+        kind = type(self)
+        if guidance.remembers and kind.step is not Sampler.step:
+            raise InputError(
+                f"{type(guidance).__name__} changes from step to step, but {self.card.name} does not take its steps "
+                "one after the other; use another sampler, or CFG"
+            )
+        stepped = kind.advance is Sampler.advance and kind.step is Sampler.step
+        if guidance.renoises and not (stepped or self.carries):
+            raise InputError(
+                f"{type(guidance).__name__} noises again with another noise than it removes, which {self.card.name} "
+                "cannot do; use ddim or a DPM-Solver with fixed steps, or CFG"
+            )
 
     def done(self, state: Any) -> bool:
         return state.index >= len(state.plan)
@@ -152,6 +177,12 @@ def solving(where: Callable[[], str]) -> Iterator[None]:
 def planned(sampler: Sampler, schedule: Schedule, nfe: int | None) -> Sequence[Step]:
     """The sampler's plan on its grid of this schedule, computed once."""
     return sampler.plan_for(schedule, nfe)
+
+
+def carried(denoiser: Any, x: Tensor) -> Tensor:
+    """The state at which a step begins, after the first answer in it: guidance may have moved it."""
+    shift = denoiser.shift if isinstance(denoiser, GuidedDenoiser) else None
+    return x if shift is None else x + shift
 
 
 def combine(scale: float, x: Tensor, weights: Sequence[float], outputs: list[Tensor]) -> Tensor:
@@ -188,6 +219,7 @@ def sample(
     nfe: int | None = None,
     noise: Tensor | None = None,
     generator: torch.Generator | None = None,
+    guidance: str | Guidance | None = None,
     callback: Callable[[Any], Any] | None = None,
     costs: dict[str, int] | None = None,
     dtype: torch.dtype = torch.float32,
@@ -204,6 +236,8 @@ def sample(
         nfe: network evaluations to spend, instead of `steps`; 20 if neither is given.
         noise: start noise at time T instead of `shape`, standard deviation `sigma(T)`.
         generator: source of all randomness; torch's global one if not given.
+        guidance: steers a conditional model, given as `denoiser.given(labels)`, towards its condition: `CFG(7.5)` or
+            the name of one. A guided evaluation counts as up to two; `nfe` plans with two.
         callback: called with the state after every step (`state.x`, `state.index`).
         costs: filled with `nfe` (evaluations per sample) and `rounds` (calls of the network one after the other).
         dtype, device: of the drawn noise.
@@ -238,8 +272,11 @@ def sample(
         object.__setattr__(made, "card", method.card)
         method = made
     assert noise is not None
+    horizon = check.integer("nfe", nfe, 1) if nfe is not None else 20 if steps is None else None
+    if guidance is not None:
+        denoiser, horizon = guided(method, denoiser, guidance, horizon)
     problem = Sampling(denoiser, noise, metric=lambda x: 0.0)
-    problem.horizon = check.integer("nfe", nfe, 1) if nfe is not None else 20 if steps is None else None
+    problem.horizon = horizon
     state = method.init(problem, generator)
     while not method.done(state):
         state = method.step(problem, state)

@@ -32,6 +32,8 @@ class Denoiser:
         prediction: what it returns: `epsilon`, `x0`, `v`, `velocity` or `score`.
         cond: condition handed to the network; None calls it without one.
         cond_arg: name of the network's argument that takes the condition.
+        null: condition that stands for none, for guidance: a number for labels, a tensor for embeddings; with None the
+            network is called without one.
         check_finite: look for nan and infinity in every output. Costs a reduction per call, and on an accelerator a
             synchronisation; without it only the final sample shows the damage.
 
@@ -48,6 +50,7 @@ class Denoiser:
         *,
         cond: Any = None,
         cond_arg: str = "cond",
+        null: Any = None,
         check_finite: bool = True,
     ) -> None:
         if not callable(fn):
@@ -59,6 +62,7 @@ class Denoiser:
         self.prediction = check.one_of("prediction", prediction, PREDICTIONS)
         self.cond = cond
         self.cond_arg = cond_arg
+        self.null = null
         self.check_finite = check_finite
         self._count: Callable[[int], Any] | None = None
         self._batch = 0
@@ -115,7 +119,7 @@ class Denoiser:
 
     def _evaluate(self, x: Tensor, t: float | Tensor) -> Tensor:
         times = t.to(x) if isinstance(t, Tensor) else x.new_full((), t)
-        extra = {} if self.cond is None else {self.cond_arg: self.cond}
+        extra = {} if self.cond is None else {self.cond_arg: _repeated(self.cond, len(x))}
         output = self.fn(x, times.expand(len(x)), **extra)
         if self._count is not None:
             self._count(-(-len(x) // self._batch))
@@ -179,3 +183,10 @@ class Denoiser:
         if quantity == "velocity":
             return self.schedule.dalpha(t), self.schedule.dsigma(t)
         return (zero, one) if quantity == "epsilon" else (one, zero)
+
+
+def _repeated(cond: Any, rows: int) -> Any:
+    """A batch of conditions for x that stacks several batches, as parallel samplers hand over."""
+    if not isinstance(cond, Tensor) or cond.ndim == 0 or not 0 < len(cond) < rows or rows % len(cond):
+        return cond
+    return cond.repeat(rows // len(cond), *(1,) * (cond.ndim - 1))

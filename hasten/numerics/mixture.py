@@ -99,10 +99,14 @@ class GaussianMixture:
         """Log density of noisy states at x; shape (batch,). The data's own at the default levels."""
         return self._parts(x, alpha, sigma, labels)[4].logsumexp(1)
 
-    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draws of clean data, shape (count, d), float64."""
+    def sample(self, count: int, generator: torch.Generator | None = None, *, labels: Tensor | None = None) -> Tensor:
+        """Draws of clean data, shape (count, d), float64; from these components, if `labels` of shape (count,) says."""
         check.integer("count", count, 1)
-        picked = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        if labels is not None and labels.shape != (count,):
+            raise InputError(f"labels must have shape ({count},), got {tuple(labels.shape)}")
+        picked = labels
+        if picked is None:
+            picked = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         spread = torch.randn(count, self.dim, dtype=torch.float64, generator=generator) * self.variances[picked].sqrt()
         if self._axes is not None:
             spread = (self._axes[picked] @ spread[..., None])[..., 0]

@@ -47,7 +47,7 @@ class Sampling(Instance):
     """A batch of start noise to be denoised. The answer (`state.x`) is the batch in its present state.
 
     Oracle: the network behind `denoiser`, counted as `nfe`: evaluations per sample. `horizon` is the number of them
-    that a sampler may plan with; None leaves it free.
+    that a sampler may plan with; None leaves it free. A denoiser under a condition offers `condition`.
 
     Args:
         denoiser: the network with its schedule; this instance counts its calls.
@@ -84,6 +84,9 @@ class Sampling(Instance):
     def metric(self, x: Tensor) -> float:
         with torch.no_grad():
             return float(self._metric(x))
+
+    def offers(self) -> frozenset[str]:
+        return frozenset() if getattr(self.denoiser, "cond", None) is None else frozenset({"condition"})
 
     def _count(self, evaluations: int) -> None:
         self.rounds = self.rounds + 1 if self.calls else 1

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -50,6 +50,7 @@ class DDIM(Sampler):
     Cost: one evaluation per step. Source: Song, Meng & Ermon (2020), arXiv 2010.02502.
     """
 
+    carries: ClassVar[bool] = True
     eta: float = 0.0
     grid: str | Sequence[float] = field(default="quadratic", kw_only=True)
 

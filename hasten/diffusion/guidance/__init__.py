@@ -1,0 +1,1 @@
+"""Guidance: steering a conditional model towards its condition."""
