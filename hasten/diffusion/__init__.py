@@ -3,6 +3,7 @@
 from hasten.diffusion.base import Sampler, sample
 from hasten.diffusion.discrete.masked import MDLM, unmask
 from hasten.diffusion.discrete.remdm import ForwardBackward, ReMDM
+from hasten.diffusion.guidance.apg import APG
 from hasten.diffusion.guidance.base import Guidance, GuidedDenoiser
 from hasten.diffusion.guidance.cfg import CFG, CFGPlusPlus
 from hasten.diffusion.guidance.inversion import guided_invert
@@ -19,35 +20,35 @@ from hasten.diffusion.samplers.dpm_solver_adaptive import DPMSolverAdaptive
 from hasten.diffusion.samplers.dualfast import DualFast, error_split
 from hasten.diffusion.samplers.score_samplers import AcceleratedDDIM, AcceleratedDDPM
 from hasten.diffusion.steering.driftlite import DriftLite, steer
-from hasten.diffusion.steering.targets import Annealed, Product, Tilted
 from hasten.diffusion.theory.exponential_sde import ExponentialIntegratorSDE, gaussian_sde_kl, kl_bound
+from hasten.diffusion.theory.restoration import RestorationDegradation
 from hasten.diffusion.theory.wasserstein import gaussian_pf_ode_w2, pf_ode_budget
 from hasten.numerics.denoiser import Denoiser
 from hasten.numerics.masked_denoiser import MaskedDenoiser
 from hasten.numerics.noise import EDM, VE, DiscreteVP, FlowMatching, Schedule, VPCosine, VPLinear
+from hasten.numerics.targets import Annealed, Product, Tilted
 
 __all__ = [
-    "BDIA",
-    "CFG",
-    "DDIM",
-    "DEIS",
-    "DODE",
-    "DualFast",
-    "EDM",
-    "MDLM",
-    "VE",
+    "APG",
     "AcceleratedDDIM",
     "AcceleratedDDPM",
     "Annealed",
+    "BDIA",
     "BDIAInversion",
+    "CFG",
     "CFGPlusPlus",
+    "DDIM",
     "DDIMInversion",
+    "DEIS",
+    "DODE",
     "DPMSolver",
     "DPMSolverAdaptive",
     "DPMSolverFast",
     "Denoiser",
     "DiscreteVP",
     "DriftLite",
+    "DualFast",
+    "EDM",
     "ExponentialIntegratorSDE",
     "FlowMatching",
     "ForwardBackward",
@@ -55,19 +56,22 @@ __all__ = [
     "GuidedDenoiser",
     "Inverter",
     "KineticOptimalPath",
+    "MDLM",
     "MaskedDenoiser",
     "ParaDiGMS",
     "Product",
     "ReMDM",
+    "RestorationDegradation",
     "Sampler",
     "Schedule",
     "Tilted",
+    "VE",
     "VPCosine",
     "VPLinear",
+    "error_split",
     "gaussian_pf_ode_w2",
     "gaussian_sde_kl",
     "guided_invert",
-    "error_split",
     "invert",
     "kl_bound",
     "pf_ode_budget",

@@ -32,6 +32,10 @@ class Split(NamedTuple):
         """`(1 - w) self + w other`: extrapolates for `w > 1`."""
         return Split(torch.lerp(self.x0, other.x0, w), torch.lerp(self.eps, other.eps, w))
 
+    def moved(self, look: Look, change: Tensor) -> Split:
+        """With these clean data more, and the noise that then belongs to the state."""
+        return Split(self.x0 + change, self.eps - look.alpha / look.sigma * change)
+
 
 class Guidance(ABC):
     """A rule that makes one prediction out of a conditional and an unconditional one. A value, like a sampler.
@@ -98,14 +102,6 @@ class Look:
             null = null[rows]
         times = t[rows] if isinstance(t, Tensor) and t.ndim else t
         return Split(*self._denoiser.given(null).split(self.x[rows], times))
-
-    def from_x0(self, x0: Tensor) -> Split:
-        """The split of x whose clean data are these."""
-        return Split(x0, (self.x - self.alpha * x0) / self.sigma)
-
-    def from_eps(self, eps: Tensor) -> Split:
-        """The split of x whose noise is this."""
-        return Split((self.x - self.sigma * eps) / self.alpha, eps)
 
 
 class GuidedDenoiser:
