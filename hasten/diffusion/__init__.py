@@ -10,6 +10,7 @@ from hasten.diffusion.guidance.inversion import guided_invert
 from hasten.diffusion.inversion.base import Inverter, invert
 from hasten.diffusion.inversion.bdia import BDIA, BDIAInversion
 from hasten.diffusion.inversion.ddim import DDIMInversion
+from hasten.diffusion.inversion.newton import NewtonInversion
 from hasten.diffusion.parallel.paradigms import ParaDiGMS
 from hasten.diffusion.paths.kinetic_optimal import KineticOptimalPath
 from hasten.diffusion.samplers.ddim import DDIM
@@ -58,6 +59,7 @@ __all__ = [
     "KineticOptimalPath",
     "MDLM",
     "MaskedDenoiser",
+    "NewtonInversion",
     "ParaDiGMS",
     "Product",
     "ReMDM",
