@@ -13,6 +13,7 @@ from hasten.diffusion.inversion.ddim import DDIMInversion
 from hasten.diffusion.inversion.newton import NewtonInversion
 from hasten.diffusion.parallel.paradigms import ParaDiGMS
 from hasten.diffusion.paths.kinetic_optimal import KineticOptimalPath
+from hasten.diffusion.paths.shortest_path import ShortestPathSampler, ShortestPathSchedule
 from hasten.diffusion.samplers.ddim import DDIM
 from hasten.diffusion.samplers.deis import DEIS
 from hasten.diffusion.samplers.distilled_solver import DODE
@@ -66,6 +67,8 @@ __all__ = [
     "RestorationDegradation",
     "Sampler",
     "Schedule",
+    "ShortestPathSampler",
+    "ShortestPathSchedule",
     "Tilted",
     "VE",
     "VPCosine",
