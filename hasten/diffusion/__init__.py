@@ -10,6 +10,7 @@ from hasten.diffusion.guidance.inversion import guided_invert
 from hasten.diffusion.inversion.base import Inverter, invert
 from hasten.diffusion.inversion.bdia import BDIA, BDIAInversion
 from hasten.diffusion.inversion.ddim import DDIMInversion
+from hasten.diffusion.inversion.flowopt import FlowOpt, UniInv
 from hasten.diffusion.inversion.newton import NewtonInversion
 from hasten.diffusion.parallel.paradigms import ParaDiGMS
 from hasten.diffusion.paths.kinetic_optimal import KineticOptimalPath
@@ -53,6 +54,7 @@ __all__ = [
     "EDM",
     "ExponentialIntegratorSDE",
     "FlowMatching",
+    "FlowOpt",
     "ForwardBackward",
     "Guidance",
     "GuidedDenoiser",
@@ -70,6 +72,7 @@ __all__ = [
     "ShortestPathSampler",
     "ShortestPathSchedule",
     "Tilted",
+    "UniInv",
     "VE",
     "VPCosine",
     "VPLinear",
