@@ -3,10 +3,12 @@
 from hasten.diffusion.base import Sampler, sample
 from hasten.diffusion.discrete.masked import MDLM, unmask
 from hasten.diffusion.discrete.remdm import ForwardBackward, ReMDM
+from hasten.diffusion.guidance.adaptive import AdaptiveGuidance
 from hasten.diffusion.guidance.apg import APG
 from hasten.diffusion.guidance.base import Guidance, GuidedDenoiser
 from hasten.diffusion.guidance.cfg import CFG, CFGPlusPlus
 from hasten.diffusion.guidance.inversion import guided_invert
+from hasten.diffusion.guidance.linear_ag import LinearAG, record_trajectories
 from hasten.diffusion.inversion.base import Inverter, invert
 from hasten.diffusion.inversion.bdia import BDIA, BDIAInversion
 from hasten.diffusion.inversion.ddim import DDIMInversion
@@ -15,13 +17,16 @@ from hasten.diffusion.inversion.newton import NewtonInversion
 from hasten.diffusion.parallel.paradigms import ParaDiGMS
 from hasten.diffusion.paths.kinetic_optimal import KineticOptimalPath
 from hasten.diffusion.paths.shortest_path import ShortestPathSampler, ShortestPathSchedule
+from hasten.diffusion.samplers.conjugate import ConjugateIntegrator
 from hasten.diffusion.samplers.ddim import DDIM
 from hasten.diffusion.samplers.deis import DEIS
 from hasten.diffusion.samplers.distilled_solver import DODE
 from hasten.diffusion.samplers.dpm_solver import DPMSolver, DPMSolverFast
 from hasten.diffusion.samplers.dpm_solver_adaptive import DPMSolverAdaptive
 from hasten.diffusion.samplers.dualfast import DualFast, error_split
+from hasten.diffusion.samplers.phase_space import SplittingIntegrator
 from hasten.diffusion.samplers.score_samplers import AcceleratedDDIM, AcceleratedDDPM
+from hasten.diffusion.search.autodiffusion import EvolutionSearch, search_grid
 from hasten.diffusion.steering.driftlite import DriftLite, steer
 from hasten.diffusion.theory.exponential_sde import ExponentialIntegratorSDE, gaussian_sde_kl, kl_bound
 from hasten.diffusion.theory.restoration import RestorationDegradation
@@ -29,17 +34,20 @@ from hasten.diffusion.theory.wasserstein import gaussian_pf_ode_w2, pf_ode_budge
 from hasten.numerics.denoiser import Denoiser
 from hasten.numerics.masked_denoiser import MaskedDenoiser
 from hasten.numerics.noise import EDM, VE, DiscreteVP, FlowMatching, Schedule, VPCosine, VPLinear
+from hasten.numerics.phase_space import PSLD, PhaseDenoiser, lift
 from hasten.numerics.targets import Annealed, Product, Tilted
 
 __all__ = [
     "APG",
     "AcceleratedDDIM",
     "AcceleratedDDPM",
+    "AdaptiveGuidance",
     "Annealed",
     "BDIA",
     "BDIAInversion",
     "CFG",
     "CFGPlusPlus",
+    "ConjugateIntegrator",
     "DDIM",
     "DDIMInversion",
     "DEIS",
@@ -52,6 +60,7 @@ __all__ = [
     "DriftLite",
     "DualFast",
     "EDM",
+    "EvolutionSearch",
     "ExponentialIntegratorSDE",
     "FlowMatching",
     "FlowOpt",
@@ -60,10 +69,13 @@ __all__ = [
     "GuidedDenoiser",
     "Inverter",
     "KineticOptimalPath",
+    "LinearAG",
     "MDLM",
     "MaskedDenoiser",
     "NewtonInversion",
+    "PSLD",
     "ParaDiGMS",
+    "PhaseDenoiser",
     "Product",
     "ReMDM",
     "RestorationDegradation",
@@ -71,6 +83,7 @@ __all__ = [
     "Schedule",
     "ShortestPathSampler",
     "ShortestPathSchedule",
+    "SplittingIntegrator",
     "Tilted",
     "UniInv",
     "VE",
@@ -82,8 +95,11 @@ __all__ = [
     "guided_invert",
     "invert",
     "kl_bound",
+    "lift",
     "pf_ode_budget",
+    "record_trajectories",
     "sample",
+    "search_grid",
     "steer",
     "unmask",
 ]

@@ -48,7 +48,7 @@ def mean_and_error(particles, values: Tensor) -> tuple[Tensor, Tensor]:
 class Fixed(DriftLite):
     """A control that is not fitted."""
 
-    thetas: ClassVar[tuple[float, ...]] = (0.05, -0.03)
+    thetas: ClassVar[tuple[float, ...]] = (-0.2, 0.2)
 
     def control(self, terms, weights):
         return list(self.thetas), list(terms.basis)

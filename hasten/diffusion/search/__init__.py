@@ -1,0 +1,1 @@
+"""Searching for what a sampler should do, by scoring what it makes."""
