@@ -32,6 +32,10 @@ class Split(NamedTuple):
         """`(1 - w) self + w other`: extrapolates for `w > 1`."""
         return Split(torch.lerp(self.x0, other.x0, w), torch.lerp(self.eps, other.eps, w))
 
+    def with_eps(self, look: Look, eps: Tensor) -> Split:
+        """The split of the same state whose noise is this."""
+        return Split(self.x0 + (look.sigma / look.alpha) * (self.eps - eps), eps)
+
     def moved(self, look: Look, change: Tensor) -> Split:
         """With these clean data more, and the noise that then belongs to the state."""
         return Split(self.x0 + change, self.eps - look.alpha / look.sigma * change)
@@ -92,13 +96,13 @@ class Look:
         (x0_c, x0_u), (eps_c, eps_u) = x0.chunk(2), eps.chunk(2)
         return Split(x0_c, eps_c), Split(x0_u, eps_u)
 
-    def unconditional(self, rows: Tensor | None = None) -> Split:
-        """The prediction without the condition, for all rows or for those that the mask `rows` names."""
-        null = null_condition(self._denoiser)
-        t = self._t
-        if rows is None:
-            return Split(*self._denoiser.given(null).split(self.x, t))
-        if isinstance(null, Tensor) and null.ndim and len(null) == len(self.x):
+    def unconditional(self, rows: Tensor) -> Split:
+        """The prediction without the condition for the rows of these indices. At most one evaluation."""
+        null, t = null_condition(self._denoiser), self._t
+        if null is not None and not isinstance(null, Tensor):
+            x0, eps = self._denoiser.given(null).split(self.x, t)
+            return Split(x0[rows], eps[rows])
+        if null is not None and null.ndim and len(null) == len(self.x):
             null = null[rows]
         times = t[rows] if isinstance(t, Tensor) and t.ndim else t
         return Split(*self._denoiser.given(null).split(self.x[rows], times))

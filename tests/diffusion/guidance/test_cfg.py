@@ -180,7 +180,9 @@ def test_inversion_at_the_door(six) -> None:
 
 
 def test_guidance_races_where_there_is_a_condition() -> None:
-    trace = run(get("diffusion.cfg").make(w=2.0), problem("gaussian-mixture-classes:batch=16"), target=-1.0)
+    trace = run(
+        get("diffusion.cfg").make(w=2.0), problem("gaussian-mixture-classes:batch=16"), budget="48calls", target=-1.0
+    )
     assert trace.status == "budget", trace.message
     assert trace.metric[-1] < 0.3 * trace.metric[0]
     with pytest.raises(MismatchError, match="condition"):
