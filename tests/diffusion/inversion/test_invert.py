@@ -158,3 +158,10 @@ def test_calls_back_after_every_step() -> None:
     seen: list[int] = []
     invert(MIXTURE.denoiser(VPLinear()), data(), 4, callback=lambda state: seen.append(state.index))
     assert seen == [1, 2, 3, 4]
+
+
+def test_ddim_inversion_is_that_of_diffusers(ladder, start) -> None:
+    """Golden: `DDIMInverseScheduler` of diffusers 0.42, linear betas in float32, 19 steps between levels 0 and 950."""
+    times = tuple(float(t) for t in range(950, -1, -50))
+    golden = torch.tensor([[-2.6608383, -0.80478111], [1.22512411, 1.93791705]], dtype=torch.float64)
+    torch.testing.assert_close(ddim_invert(ladder, start, grid=times), golden, rtol=0, atol=1e-5)
