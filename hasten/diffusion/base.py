@@ -275,6 +275,8 @@ def sample(
     horizon = check.integer("nfe", nfe, 1) if nfe is not None else 20 if steps is None else None
     if guidance is not None:
         denoiser, horizon = guided(method, denoiser, guidance, horizon)
+    elif isinstance(denoiser, GuidedDenoiser):
+        method.accept(denoiser.guidance)
     problem = Sampling(denoiser, noise, metric=lambda x: 0.0)
     problem.horizon = horizon
     state = method.init(problem, generator)

@@ -164,6 +164,14 @@ def test_bad_combinations_are_refused(match: str, options: dict[str, Any]) -> No
         sample(circle().denoiser(VPLinear()).given(torch.tensor([0, 1])), (2, 2), **options)
 
 
+def test_a_guided_denoiser_samples_by_itself(six) -> None:
+    guided = GuidedDenoiser(six.denoiser, CFGPlusPlus())
+    expected = sample(six.denoiser, noise=six.noise, sampler="dpmpp-2m", steps=6, guidance=CFGPlusPlus())
+    assert torch.equal(sample(guided, noise=six.noise, sampler="dpmpp-2m", steps=6), expected)
+    with pytest.raises(InputError, match="noises again"):
+        sample(guided, noise=six.noise, sampler="paradigms", steps=6)
+
+
 def test_scales_at_the_door() -> None:
     with pytest.raises(InputError, match="w must be"):
         CFG(float("nan"))
