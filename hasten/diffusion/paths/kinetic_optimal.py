@@ -196,7 +196,7 @@ def kinetic_energy(schedule: Schedule, target: Any, parts: int = 200, samples: i
 
 
 def data_separation(target: Any, snr: float, samples: int = 4096, seed: int = 0) -> float:
-    """How well noisy states tell which data they come from, `1 - E|x_0 - E[x_0|x]|^2/E|x_0|^2`, in [0, 1].
+    """How well noisy states tell which data they come from, `1 - E|x_0 - E[x_0|x]|^2/E|x_0|^2`, at most 1.
 
     Args:
         target: a mixture, or points of shape (n, d).
@@ -206,7 +206,10 @@ def data_separation(target: Any, snr: float, samples: int = 4096, seed: int = 0)
     angle = math.atan(check.positive("snr", snr))
     law = as_law(target)
     clean, noise = _draws(law, samples, seed)
-    return 1.0 - math.cos(angle) ** 2 * (1.0 - _turning(law, _scale(law), angle, clean, noise))
+    scale = _scale(law)
+    alpha, sigma = math.sin(angle), scale * math.cos(angle)
+    missed = (clean - law.x0(alpha * clean + sigma * noise, alpha, sigma)).square().mean()
+    return 1.0 - float(missed) / scale**2
 
 
 def euler(denoiser: Denoises, noise: Tensor, steps: int) -> Tensor:

@@ -63,19 +63,19 @@ def power(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_noisy_images_have_the_power_of_the_path_and_fit_finds_it() -> None:
-    images = coloured(40000, 0)
+    images = coloured(20000, 0)
     eps = torch.randn(images.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(power(PATH.noisy(images, eps, 0.4)), SPECTRUM**0.6, rtol=0.05, atol=0)
     found = torch.tensor(ShortestPathSchedule.fit(images).spectrum, dtype=torch.float64)
     torch.testing.assert_close(found, SPECTRUM, rtol=0.05, atol=0)
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_samples_have_the_power_of_the_recursion(eta: float) -> None:
     mild = ShortestPathSchedule(SPECTRUM.clamp(max=5.0))
     data = torch.tensor(mild.spectrum, dtype=torch.float64)
     generator = torch.Generator().manual_seed(2)
-    noise = torch.randn(20000, 1, 4, 4, dtype=torch.float64, generator=generator)
+    noise = torch.randn(16000, 1, 4, 4, dtype=torch.float64, generator=generator)
     model = Denoiser(mild.gaussian_eps, mild.clock)
     x = sample(model, noise=noise, sampler=ShortestPathSampler(mild, eta), steps=40, generator=generator)
     drawn = power(x[:, 0])
