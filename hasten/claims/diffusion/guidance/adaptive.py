@@ -21,8 +21,8 @@ STEPS = 50
 ADAPTIVE = AdaptiveGuidance(7.5, gamma=0.9995, warmup=0.4)
 NOTE = (
     "The paper's own figure is a quarter of the evaluations of a text-to-image model at the same quality. What is "
-    "shown here is that there is a region where guidance may safely be left out; plain CFG with fewer steps is the "
-    "other way to save as many evaluations."
+    "shown here is that there is a region where guidance may safely be left out; plain CFG with fewer steps "
+    "saves as many evaluations and changes the samples no more (0.0056 in 36 steps)."
 )
 
 
@@ -130,8 +130,9 @@ def explained_variance(seed: int) -> float:
     threshold=0.015,
     paper_id=346,
     note="Ordinary least squares, as published, fails here: it explains all the variance, but chains that run on its "
-    "estimates diverge. So small singular values are left out; the cut-off (3e-4) was chosen on these seeds, the "
-    "threshold is that of Adaptive Guidance.",
+    "estimates diverge. So small singular values are left out; the cut-off (3e-4) was chosen on these seeds, "
+    "and the threshold, that of Adaptive Guidance, was set after that. CFG in 44 steps, at the same cost, changes the "
+    "samples no more (0.0020).",
 )
 def change_of_the_samples(seed: int) -> float:
     here = scene(seed)
