@@ -32,6 +32,14 @@ def mlp(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+FIELD = (
+    "optim.adamw", "optim.sgd", "optim.nadam", "optim.adopt", "optim.adabelief", "optim.ademamix", "optim.lion",
+    "optim.ano", "optim.adafactor", "optim.came", "optim.conda", "optim.snsm", "optim.dog", "optim.linear-decay",
+    "optim.lawa", "optim.grokfast",
+)  # fmt: skip
+"""Who races by default: some of every sort of optimizer, so that a first race is over in a minute."""
+
+
 @ready("digits-mlp", kind="train")
 def digits_mlp(width: int = 64, depth: int = 2, batch: int = 64) -> Problem:
     """Handwritten digits (scikit-learn), MLP 64-64-64-10: steps to a full-data cross entropy of 0.1.
@@ -53,6 +61,7 @@ def digits_mlp(width: int = 64, depth: int = 2, batch: int = 64) -> Problem:
         target=0.1,
         budget=600,
         every=5,
+        contenders=FIELD,
         summary=f"MLP 64-{f'{width}-' * depth}10 with ReLU on the 1,797 digits of scikit-learn",
     )
 
