@@ -121,7 +121,8 @@ def build(shapes: list[tuple[int, ...]], make: Callable[[list[nn.Parameter]], Op
 
 def state_bytes(optimizer: Optimizer) -> float:
     """Bytes of state per parameter."""
-    tensors = [t for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t) and t.ndim > 0]
+    held = [state for state in optimizer.state.values() if isinstance(state, dict)]
+    tensors = [t for state in held for t in state.values() if torch.is_tensor(t) and t.ndim > 0]
     count = sum(param.numel() for group in optimizer.param_groups for param in group["params"])
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / count
 
@@ -258,7 +259,7 @@ def main() -> None:
     options = parser.parse_args()
     names = [name for name in RULES if name in options.only.split(",")]
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    rounds = 5 if options.quick else 15
+    rounds = 5 if options.quick else 11
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; medians of {rounds} rounds taken in turns")
     tables = {}
     for model, shapes, repeats in (("large", large(), 1), ("small", small(), 5)):
