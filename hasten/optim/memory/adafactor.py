@@ -12,7 +12,7 @@ from hasten.core import check
 from hasten.core.card import Card, LogReal
 from hasten.optim.adapter import KINDS, Parts, companion
 from hasten.optim.base import Options, RuleOptimizer
-from hasten.optim.memory.factored import factored_ema_, factored_rsqrt, factored_shapes, rms_clip_
+from hasten.optim.memory.factored import factored_ema_, factored_rsqrt, factored_shapes, rms_clip_, squared
 from hasten.optim.moments import Scalar, ema_, rms
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Adafactor(RuleOptimizer):
         threshold: Scalar,
         decay: Scalar | None,
     ) -> None:
-        square = (g * g).add_(floor)
+        square = squared(g).add_(floor)
         if exp_avg_sq_row is not None and exp_avg_sq_col is not None:
             factored_ema_(exp_avg_sq_row, exp_avg_sq_col, square, weight2)
             rows, cols = factored_rsqrt(exp_avg_sq_row, exp_avg_sq_col)

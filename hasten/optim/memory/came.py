@@ -12,7 +12,7 @@ from hasten.core import check
 from hasten.core.card import Card, LogReal
 from hasten.optim.adapter import KINDS, optimizer
 from hasten.optim.base import Options, RuleOptimizer
-from hasten.optim.memory.factored import factored_ema_, factored_rsqrt, factored_shapes, rms_clip_
+from hasten.optim.memory.factored import factored_ema_, factored_rsqrt, factored_shapes, rms_clip_, squared
 from hasten.optim.moments import Scalar, axpy_, ema_
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class CAME(RuleOptimizer):
         noise: Scalar,
         threshold: Scalar,
     ) -> None:
-        square = (g * g).add_(floor)
+        square = squared(g).add_(floor)
         if exp_avg_sq is not None:
             u = rms_clip_(ema_(exp_avg_sq, square, weight2).rsqrt().mul_(g), threshold)
             axpy_(p, -lr, ema_(exp_avg, u, weight1))

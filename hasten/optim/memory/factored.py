@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from torch import Tensor
 
 from hasten.optim.moments import Scalar, ema_, rms
+
+_own = threading.local()
+
+
+def squared(x: Tensor) -> Tensor:
+    """`x^2` in memory that is used again by the next call of this thread.
+
+    Large tensors that come and go are given back to the system each time, and asking for them again costs more than the
+    arithmetic on them.
+    """
+    if torch.compiler.is_compiling() or x.device.type != "cpu":
+        return x * x
+    kept: Tensor | None = getattr(_own, "memory", None)
+    if kept is None or kept.dtype != x.dtype or kept.numel() < x.numel():
+        kept = _own.memory = torch.empty(x.numel(), dtype=x.dtype)
+    return torch.mul(x, x, out=kept[: x.numel()].view(x.shape))
 
 
 def factored_shapes(shape: torch.Size) -> tuple[tuple[int, ...], tuple[int, ...]]:
