@@ -91,7 +91,7 @@ def test_two_races_at_once_share_a_store(tmp_path: Path) -> None:
 @pytest.mark.alone
 def test_interrupt_keeps_what_is_finished(tmp_path: Path) -> None:
     store = tmp_path / "r.db"
-    environment = {**os.environ, "STEP_SECONDS": "0.01"}
+    environment = {**os.environ, "STEP_SECONDS": "0.1"}
     process = subprocess.Popen(
         command(store),
         stdout=subprocess.PIPE,
