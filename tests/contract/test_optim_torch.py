@@ -358,3 +358,22 @@ def test_zero_grad_and_repr(card: Any) -> None:
 def test_an_empty_list_is_refused(card: Any) -> None:
     with pytest.raises(ValueError, match="empty parameter list"):
         card.load()([])
+
+
+@ours
+def test_compiled_models_train(card: Any) -> None:
+    if getattr(card.load(), "takes", "gradients") != "gradients":
+        return
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    twin = copy.deepcopy(plain)
+    compiled = torch.compile(twin, backend="eager")
+    left, right = build(card, plain.parameters()), build(card, compiled.parameters())
+    inputs = torch.randn(8, 3)
+    for _ in range(2):
+        for model, optimizer in ((plain, left), (compiled, right)):
+            optimizer.zero_grad()
+            model(inputs).square().mean().backward()
+            optimizer.step()
+    for a, b in zip(plain.parameters(), twin.parameters()):
+        torch.testing.assert_close(a, b)
