@@ -77,7 +77,7 @@ def test_equal_parameters_make_equal_schedules(schedule: Schedule) -> None:
 def test_known_values() -> None:
     assert VPLinear().log_alpha(1.0) == pytest.approx(-0.25 * 19.9 - 0.05)
     assert VPLinear().beta(0.5) == pytest.approx(0.1 + 0.5 * 19.9)
-    assert VPCosine().alpha(0.0) == pytest.approx(1.0)
+    assert (VPCosine().alpha(0.0), VPCosine(t_min=0.0).sigma(0.0), VPCosine().lam(0.0)) == (1.0, 0.0, math.inf)
     assert VPCosine().alpha(0.496) == pytest.approx(math.cos(math.pi / 4) / math.cos(0.008 / 1.008 * math.pi / 2))
     assert VE(sigma_min=0.1, sigma_max=10.0).sigma(0.5) == pytest.approx(1.0)
     assert VE(sigma_max=50.0).noise_scale == pytest.approx(50.0)

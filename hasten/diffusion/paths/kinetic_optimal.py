@@ -17,7 +17,7 @@ from hasten.core.errors import InputError
 from hasten.core.kinds.sample import Denoises
 from hasten.core.registry import register
 from hasten.numerics.mixture import GaussianMixture
-from hasten.numerics.noise import Schedule, _elementwise
+from hasten.numerics.noise_base import Schedule, elementwise
 
 CARD = Card(
     name="kinetic-optimal-path",
@@ -123,41 +123,41 @@ class KineticOptimalPath(Schedule):
         theta = part.double() * width + (angle - knots[part]) / gamma[part]
         return r, theta, (x * (1.0 - cos) - y * sin) / r, -sin / (r * r * gamma[part])
 
-    @_elementwise
+    @elementwise
     def alpha(self, t: Tensor) -> Tensor:
         """`r sin(theta)`."""
         r, theta, _, _ = self._polar(t)
         return torch.where(t >= 1.0, 0.0, r * theta.sin())
 
-    @_elementwise
+    @elementwise
     def log_alpha(self, t: Tensor) -> Tensor:
         """Logarithm of the signal level; minus infinity at t = 1."""
         return self.alpha(t).log()
 
-    @_elementwise
+    @elementwise
     def dalpha(self, t: Tensor) -> Tensor:
         """Derivative of the signal level by t; finite at t = 1 too."""
         r, theta, dr, dtheta = self._polar(t)
         return dr * theta.sin() + r * theta.cos() * dtheta
 
-    @_elementwise
+    @elementwise
     def dlog_alpha(self, t: Tensor) -> Tensor:
         """`alpha'/alpha`."""
         return self.dalpha(t) / self.alpha(t)
 
-    @_elementwise
+    @elementwise
     def sigma(self, t: Tensor) -> Tensor:
         """`scale r cos(theta)`."""
         r, theta, _, _ = self._polar(t)
         return torch.where(t <= 0.0, 0.0, self.scale * r * theta.cos().clamp(min=0.0))
 
-    @_elementwise
+    @elementwise
     def dsigma(self, t: Tensor) -> Tensor:
         """Derivative of the noise level by t."""
         r, theta, dr, dtheta = self._polar(t)
         return self.scale * (dr * theta.cos() - r * theta.sin() * dtheta)
 
-    @_elementwise
+    @elementwise
     def t_of_lam(self, lam: Tensor) -> Tensor:
         """Where the straight line crosses the ray whose angle belongs to this signal-to-noise ratio."""
         theta = torch.atan(self.scale * lam.exp())
