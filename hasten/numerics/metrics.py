@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hasten.core import check
 from hasten.core.errors import InputError
 from hasten.numerics.reference import rms
 
-__all__ = ["gaussian_kl", "gaussian_w2", "mmd2", "mode_coverage", "rms", "sliced_w2"]
+__all__ = [
+    "frechet_distance",
+    "gaussian_kl",
+    "gaussian_w2",
+    "mmd2",
+    "mode_coverage",
+    "random_features",
+    "rms",
+    "sliced_w2",
+]
 
 
 def gaussian_w2(mean: Any, cov: Any, other_mean: Any, other_cov: Any) -> float:
@@ -112,6 +123,50 @@ def mode_coverage(x: Tensor, modes: Any, radius: float, share: float = 0.0) -> f
     distance, nearest = torch.cdist(x, modes).min(1)
     counts = torch.bincount(nearest[distance <= radius], minlength=len(modes))
     return float((counts > share * len(x)).double().mean())
+
+
+def random_features(images: Tensor, width: int = 8) -> Tensor:
+    """Features of images from a fixed convolutional network with random weights, shape (batch, 8 width), float64.
+
+    Two layers of 3x3 convolutions with weights of unit gain and leaky rectifiers, the second with stride 2; each
+    channel gives its means over the four quarters of the image, after the first layer and after the second.
+
+    Args:
+        images: shape (batch, channels, height, width).
+        width: channels of each layer.
+    """
+    if images.ndim != 4 or len(images) == 0:
+        raise InputError(f"images must have shape (batch, channels, height, width), got {tuple(images.shape)}")
+    check.integer("width", width, 1)
+    generator = torch.Generator().manual_seed(0)
+    found, h = [], images.double()
+    for stride in (1, 2):
+        weight = torch.randn(width, h.shape[1], 3, 3, generator=generator, dtype=torch.float64)
+        bias = 0.5 * torch.randn(width, generator=generator, dtype=torch.float64)
+        gain = math.sqrt(2.0 / (9 * h.shape[1]))
+        h = F.leaky_relu(F.conv2d(h, gain * weight.to(h), bias.to(h), stride=stride, padding=1), 0.1)
+        found.append(F.adaptive_avg_pool2d(h, 2).flatten(1))
+    return torch.cat(found, dim=1)
+
+
+def frechet_distance(x: Tensor, other: Tensor, features: Callable[[Tensor], Tensor] = random_features) -> float:
+    """Squared 2-Wasserstein distance between Gaussians with the mean and covariance of the features (as FID).
+
+    Few samples bias it upwards: compare only batches of equal size.
+
+    Args:
+        x, other: batches, by default of images (batch, channels, height, width).
+        features: makes (batch, d) of a batch.
+
+    Source: Heusel et al. (2017), arXiv 1706.08500; random features need no download and order models of small images.
+    """
+    laws: list[Tensor] = []
+    for batch in (x, other):
+        found = features(batch).double()
+        if found.ndim != 2 or len(found) < 2:
+            raise InputError(f"features must be (batch, d) of at least two samples, got {tuple(found.shape)}")
+        laws += [found.mean(0), found.mT.cov().reshape(found.shape[1], -1)]
+    return gaussian_w2(*laws) ** 2
 
 
 def _double(value: Any) -> Tensor:

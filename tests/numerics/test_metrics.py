@@ -9,7 +9,15 @@ import torch
 from scipy.linalg import sqrtm
 
 from hasten.core.errors import InputError
-from hasten.numerics.metrics import gaussian_kl, gaussian_w2, mmd2, mode_coverage, sliced_w2
+from hasten.numerics.metrics import (
+    frechet_distance,
+    gaussian_kl,
+    gaussian_w2,
+    mmd2,
+    mode_coverage,
+    random_features,
+    sliced_w2,
+)
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -83,3 +91,30 @@ def test_bad_input_is_named() -> None:
         mmd2(draw(4, 2), draw(4, 3))
     with pytest.raises(InputError, match="radius"):
         mode_coverage(draw(4, 2), draw(2, 2), radius=0.0)
+
+
+def test_frechet_distance_is_that_of_the_fitted_gaussians() -> None:
+    x, y = draw(300, 4), 1.5 * draw(300, 4, seed=1) + 0.2
+    expected = gaussian_w2(x.mean(0), x.mT.cov(), y.mean(0), y.mT.cov()) ** 2
+    assert frechet_distance(x, y, features=lambda batch: batch) == pytest.approx(expected)
+    assert frechet_distance(x, x, features=lambda batch: batch) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_random_features_order_images_by_their_likeness() -> None:
+    """A spot in noise: the more noise, and the farther the spot moves, the larger the distance."""
+    clean = 0.1 * draw(400, 1, 8, 8)
+    clean[:, :, 2:4, 2:4] += 1.0
+    other = 0.1 * draw(400, 1, 8, 8, seed=1)
+    other[:, :, 2:4, 2:4] += 1.0
+    levels = [frechet_distance(clean, other + s * draw(400, 1, 8, 8, seed=2)) for s in (0.0, 0.2, 0.5)]
+    assert levels[0] < 0.2 * levels[1] < 0.1 * levels[2]
+    assert frechet_distance(clean, other.flip(-1)) > 10 * levels[0]
+    assert random_features(clean).shape == (400, 64)
+    assert torch.equal(random_features(clean), random_features(clean))
+
+
+def test_features_at_the_door() -> None:
+    with pytest.raises(InputError, match="images must have shape"):
+        random_features(draw(4, 64))
+    with pytest.raises(InputError, match="at least two"):
+        frechet_distance(draw(1, 1, 8, 8), draw(5, 1, 8, 8))
