@@ -24,7 +24,7 @@ from hasten.core.kinds.sample import Denoises, Sampling
 from hasten.core.method import Method
 from hasten.core.registry import entry, register
 from hasten.diffusion.guidance.base import Guidance, GuidedDenoiser, guided
-from hasten.numerics import time_grid
+from hasten.numerics import draws, time_grid
 from hasten.numerics.noise import Schedule
 
 T = TypeVar("T")
@@ -162,6 +162,12 @@ class Sampler(Method[Sampling, Any]):
     def done(self, state: Any) -> bool:
         return state.index >= len(state.plan)
 
+    def changed(self, **options: Any) -> Sampler:
+        """The same sampler with other arguments, under the same card."""
+        made = replace(self, **options)
+        object.__setattr__(made, "card", self.card)
+        return made
+
 
 @contextmanager
 def solving(where: Callable[[], str]) -> Iterator[None]:
@@ -218,7 +224,7 @@ def sample(
     *,
     nfe: int | None = None,
     noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
     guidance: str | Guidance | None = None,
     callback: Callable[[Any], Any] | None = None,
     costs: dict[str, int] | None = None,
@@ -235,7 +241,9 @@ def sample(
         steps: steps to take. A step costs one to four evaluations, depending on the sampler.
         nfe: network evaluations to spend, instead of `steps`; 20 if neither is given.
         noise: start noise at time T instead of `shape`, standard deviation `sigma(T)`.
-        generator: source of all randomness; torch's global one if not given.
+        generator: source of all randomness; torch's global one if not given. A list of generators, one per sample,
+            gives each sample noise of its own: the same samples however they are split into batches. Noise is drawn
+            where the generators live, so that CPU generators give the same noise for a network on any device.
         guidance: steers a conditional model, given as `denoiser.given(labels)`, towards its condition: `CFG(7.5)` or
             the name of one. A guided evaluation counts as up to two; `nfe` plans with two.
         callback: called with the state after every step (`state.x`, `state.index`).
@@ -257,10 +265,9 @@ def sample(
         raise InputError("give either shape (of the batch) or noise (the start itself)")
     if steps is not None and nfe is not None:
         raise InputError(f"give either steps or nfe, got steps={steps} and nfe={nfe}")
-    generator = generator or torch.default_generator
+    source = draws.checked(generator)
     if shape is not None:
-        drawn = torch.randn(*shape, generator=generator, dtype=dtype, device=generator.device)  # type: ignore[misc]
-        noise = drawn.to(device) * denoiser.schedule.noise_scale
+        noise = draws.normal(shape, source, dtype, device) * denoiser.schedule.noise_scale
     if isinstance(sampler, str):
         method = entry(sampler if "." in sampler else f"diffusion.{sampler}").build(**hyper)
     elif hyper:
@@ -268,9 +275,7 @@ def sample(
     else:
         method = sampler
     if steps is not None:
-        made = replace(method, steps=steps)
-        object.__setattr__(made, "card", method.card)
-        method = made
+        method = method.changed(steps=steps)
     assert noise is not None
     horizon = check.integer("nfe", nfe, 1) if nfe is not None else 20 if steps is None else None
     if guidance is not None:
@@ -279,7 +284,7 @@ def sample(
         method.accept(denoiser.guidance)
     problem = Sampling(denoiser, noise, metric=lambda x: 0.0)
     problem.horizon = horizon
-    state = method.init(problem, generator)
+    state = method.init(problem, source)  # type: ignore[arg-type]
     while not method.done(state):
         state = method.step(problem, state)
         if callback is not None:

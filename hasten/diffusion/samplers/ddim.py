@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from hasten.core import check
 from hasten.core.card import Card, Choice
 from hasten.core.kinds.sample import Denoises
 from hasten.diffusion.base import Sampler, Step, sampler
+from hasten.numerics.draws import standard_normal
 from hasten.numerics.noise import Schedule
 from hasten.numerics.time_grid import Grid
 
@@ -71,8 +71,3 @@ class DDIM(Sampler):
         x0, eps = denoiser.split(state.x, s)
         x = (x0 * alpha).add_(eps, alpha=sigma)
         return x.add_(standard_normal(x, state.generator), alpha=fresh) if fresh > 0.0 else x
-
-
-def standard_normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise of the shape, type and device of `like`, from a generator on any device."""
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device).to(like.device)
