@@ -1,6 +1,10 @@
 """Sampling from trained diffusion and flow models in few network evaluations."""
 
+from hasten.diffusion import presets
 from hasten.diffusion.base import Sampler, sample
+from hasten.diffusion.caching.base import Cache
+from hasten.diffusion.caching.fora import FORA
+from hasten.diffusion.caching.taylorseer import TaylorSeer
 from hasten.diffusion.discrete.masked import MDLM, unmask
 from hasten.diffusion.discrete.remdm import ForwardBackward, ReMDM
 from hasten.diffusion.guidance.adaptive import AdaptiveGuidance
@@ -14,11 +18,13 @@ from hasten.diffusion.inversion.bdia import BDIA, BDIAInversion
 from hasten.diffusion.inversion.ddim import DDIMInversion
 from hasten.diffusion.inversion.flowopt import FlowOpt, UniInv
 from hasten.diffusion.inversion.newton import NewtonInversion
+from hasten.diffusion.latent import LatentDiffusion
 from hasten.diffusion.parallel.paradigms import ParaDiGMS
 from hasten.diffusion.paths.kinetic_optimal import KineticOptimalPath
 from hasten.diffusion.paths.shortest_path import ShortestPathSampler, ShortestPathSchedule
 from hasten.diffusion.samplers.conjugate import ConjugateIntegrator
 from hasten.diffusion.samplers.ddim import DDIM
+from hasten.diffusion.samplers.ddpm import DDPM
 from hasten.diffusion.samplers.deis import DEIS
 from hasten.diffusion.samplers.distilled_solver import DODE
 from hasten.diffusion.samplers.dpm_solver import DPMSolver, DPMSolverFast
@@ -26,8 +32,10 @@ from hasten.diffusion.samplers.dpm_solver_adaptive import DPMSolverAdaptive
 from hasten.diffusion.samplers.dualfast import DualFast, error_split
 from hasten.diffusion.samplers.phase_space import SplittingIntegrator
 from hasten.diffusion.samplers.score_samplers import AcceleratedDDIM, AcceleratedDDPM
+from hasten.diffusion.schedulers import scheduler
 from hasten.diffusion.search.autodiffusion import EvolutionSearch, search_grid
 from hasten.diffusion.steering.driftlite import DriftLite, steer
+from hasten.diffusion.steering.repulsive import RSD, reconstruct
 from hasten.diffusion.theory.exponential_sde import ExponentialIntegratorSDE, gaussian_sde_kl, kl_bound
 from hasten.diffusion.theory.restoration import RestorationDegradation
 from hasten.diffusion.theory.wasserstein import gaussian_pf_ode_w2, pf_ode_budget
@@ -47,9 +55,11 @@ __all__ = [
     "BDIAInversion",
     "CFG",
     "CFGPlusPlus",
+    "Cache",
     "ConjugateIntegrator",
     "DDIM",
     "DDIMInversion",
+    "DDPM",
     "DEIS",
     "DODE",
     "DPMSolver",
@@ -62,6 +72,7 @@ __all__ = [
     "EDM",
     "EvolutionSearch",
     "ExponentialIntegratorSDE",
+    "FORA",
     "FlowMatching",
     "FlowOpt",
     "ForwardBackward",
@@ -69,6 +80,7 @@ __all__ = [
     "GuidedDenoiser",
     "Inverter",
     "KineticOptimalPath",
+    "LatentDiffusion",
     "LinearAG",
     "MDLM",
     "MaskedDenoiser",
@@ -77,6 +89,7 @@ __all__ = [
     "ParaDiGMS",
     "PhaseDenoiser",
     "Product",
+    "RSD",
     "ReMDM",
     "RestorationDegradation",
     "Sampler",
@@ -84,6 +97,7 @@ __all__ = [
     "ShortestPathSampler",
     "ShortestPathSchedule",
     "SplittingIntegrator",
+    "TaylorSeer",
     "Tilted",
     "UniInv",
     "VE",
@@ -97,8 +111,11 @@ __all__ = [
     "kl_bound",
     "lift",
     "pf_ode_budget",
+    "presets",
+    "reconstruct",
     "record_trajectories",
     "sample",
+    "scheduler",
     "search_grid",
     "steer",
     "unmask",

@@ -202,7 +202,7 @@ def _gain(b: Field, slope: Tensor) -> Tensor:
 def steer(
     target: Target,
     count: int = 1000,
-    sampler: str | DriftLite = "driftlite",
+    sampler: str | Method[Steering, Any] = "driftlite",
     steps: int | None = None,
     *,
     generator: torch.Generator | None = None,
@@ -219,8 +219,8 @@ def steer(
         sampler: name of a steering method, or one.
         steps: steps from noise to data; 150 if not given.
         generator: source of all randomness; torch's global one if not given.
-        costs: filled with `nfe` (evaluations per particle), `resampled`, `least` (smallest effective sample size, as a
-            share) and `spread` (summed variance of the weights' growth).
+        costs: filled with `nfe` (evaluations per particle) and, by methods that weigh their particles, `resampled`,
+            `least` (smallest effective sample size, as a share) and `spread` (summed variance of the weights' growth).
         dtype, device: of the particles.
         hyper: the method's own arguments, e.g. `ess_threshold=0.3`.
 
@@ -236,15 +236,17 @@ def steer(
         raise InputError(f"{', '.join(hyper)}: set these on the sampler that you pass")
     else:
         method = sampler
-    if not isinstance(method, DriftLite):
+    if not isinstance(method, Method) or Steering.kind not in method.card.kinds:
         raise InputError(f"{sampler!r} is no steering method; `hasten list steer` shows those")
     if steps is not None:
-        method = replace(method, steps=steps)
+        method = replace(method, steps=steps)  # type: ignore[type-var]
     problem = Steering(target, count, metric=lambda x: 0.0, dtype=dtype, device=device)
     problem.horizon = 150
     state = method.init(problem, generator or torch.default_generator)
     while not method.done(state):
         state = method.step(problem, state)
     if costs is not None:
-        costs.update(nfe=problem.calls["nfe"], resampled=state.resampled, least=state.least, spread=state.spread)
+        costs.update(nfe=problem.calls["nfe"])
+        if isinstance(state, SteeringState):
+            costs.update(resampled=state.resampled, least=state.least, spread=state.spread)
     return state.x

@@ -21,7 +21,9 @@ from hasten.numerics.particles import effective_size, least_variance, systematic
 
 SCHEDULE = VPLinear()
 MIXTURE = circle(3)
-NAMES = [card.name for card in hasten.methods("diffusion") if "steer" in card.kinds]
+SEEKING = {"rsd", "sds"}
+"""Methods that seek modes instead of drawing from the density."""
+NAMES = [card.name for card in hasten.methods("diffusion") if "steer" in card.kinds and card.name not in SEEKING]
 
 
 def draw(target, name="driftlite", count: int = 800, steps: int = 60, seed: int = 0, **options):
