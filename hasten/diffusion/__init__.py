@@ -1,10 +1,6 @@
 """Sampling from trained diffusion and flow models in few network evaluations."""
 
-from hasten.diffusion import presets
 from hasten.diffusion.base import Sampler, sample
-from hasten.diffusion.caching.base import Cache
-from hasten.diffusion.caching.fora import FORA
-from hasten.diffusion.caching.taylorseer import TaylorSeer
 from hasten.diffusion.discrete.masked import MDLM, unmask
 from hasten.diffusion.discrete.remdm import ForwardBackward, ReMDM
 from hasten.diffusion.guidance.adaptive import AdaptiveGuidance
@@ -18,13 +14,11 @@ from hasten.diffusion.inversion.bdia import BDIA, BDIAInversion
 from hasten.diffusion.inversion.ddim import DDIMInversion
 from hasten.diffusion.inversion.flowopt import FlowOpt, UniInv
 from hasten.diffusion.inversion.newton import NewtonInversion
-from hasten.diffusion.latent import LatentDiffusion
 from hasten.diffusion.parallel.paradigms import ParaDiGMS
 from hasten.diffusion.paths.kinetic_optimal import KineticOptimalPath
 from hasten.diffusion.paths.shortest_path import ShortestPathSampler, ShortestPathSchedule
 from hasten.diffusion.samplers.conjugate import ConjugateIntegrator
 from hasten.diffusion.samplers.ddim import DDIM
-from hasten.diffusion.samplers.ddpm import DDPM
 from hasten.diffusion.samplers.deis import DEIS
 from hasten.diffusion.samplers.distilled_solver import DODE
 from hasten.diffusion.samplers.dpm_solver import DPMSolver, DPMSolverFast
@@ -32,7 +26,6 @@ from hasten.diffusion.samplers.dpm_solver_adaptive import DPMSolverAdaptive
 from hasten.diffusion.samplers.dualfast import DualFast, error_split
 from hasten.diffusion.samplers.phase_space import SplittingIntegrator
 from hasten.diffusion.samplers.score_samplers import AcceleratedDDIM, AcceleratedDDPM
-from hasten.diffusion.schedulers import scheduler
 from hasten.diffusion.search.autodiffusion import EvolutionSearch, search_grid
 from hasten.diffusion.steering.driftlite import DriftLite, steer
 from hasten.diffusion.steering.repulsive import RSD, reconstruct
@@ -55,11 +48,9 @@ __all__ = [
     "BDIAInversion",
     "CFG",
     "CFGPlusPlus",
-    "Cache",
     "ConjugateIntegrator",
     "DDIM",
     "DDIMInversion",
-    "DDPM",
     "DEIS",
     "DODE",
     "DPMSolver",
@@ -72,7 +63,6 @@ __all__ = [
     "EDM",
     "EvolutionSearch",
     "ExponentialIntegratorSDE",
-    "FORA",
     "FlowMatching",
     "FlowOpt",
     "ForwardBackward",
@@ -80,7 +70,6 @@ __all__ = [
     "GuidedDenoiser",
     "Inverter",
     "KineticOptimalPath",
-    "LatentDiffusion",
     "LinearAG",
     "MDLM",
     "MaskedDenoiser",
@@ -97,7 +86,6 @@ __all__ = [
     "ShortestPathSampler",
     "ShortestPathSchedule",
     "SplittingIntegrator",
-    "TaylorSeer",
     "Tilted",
     "UniInv",
     "VE",
@@ -111,11 +99,9 @@ __all__ = [
     "kl_bound",
     "lift",
     "pf_ode_budget",
-    "presets",
     "reconstruct",
     "record_trajectories",
     "sample",
-    "scheduler",
     "search_grid",
     "steer",
     "unmask",
