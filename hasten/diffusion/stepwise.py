@@ -76,9 +76,8 @@ class Stepwise:
                 "cannot know them in advance; call hasten.diffusion.sample, or take a sampler with fixed steps"
             )
         self._parts = _parts(counts)
-        self.begins = [
-            int(self._ahead) + sum(part.evaluations for part in self._parts[:i]) for i in range(len(self._parts))
-        ]
+        before = accumulate((part.evaluations for part in self._parts), initial=int(self._ahead))
+        self.begins = list(before)[:-1]
         self.times = (times[0], *times) if self._ahead else times
         self.restart()
 
