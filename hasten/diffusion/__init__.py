@@ -26,6 +26,7 @@ from hasten.diffusion.samplers.dpm_solver_adaptive import DPMSolverAdaptive
 from hasten.diffusion.samplers.dualfast import DualFast, error_split
 from hasten.diffusion.samplers.phase_space import SplittingIntegrator
 from hasten.diffusion.samplers.score_samplers import AcceleratedDDIM, AcceleratedDDPM
+from hasten.diffusion.schedulers import scheduler
 from hasten.diffusion.search.autodiffusion import EvolutionSearch, search_grid
 from hasten.diffusion.steering.driftlite import DriftLite, steer
 from hasten.diffusion.steering.repulsive import RSD, reconstruct
@@ -102,6 +103,7 @@ __all__ = [
     "reconstruct",
     "record_trajectories",
     "sample",
+    "scheduler",
     "search_grid",
     "steer",
     "unmask",

@@ -84,7 +84,6 @@ def test_predictions_are_those_of_diffusers(name: str) -> None:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_predictions_are_those_of_the_installed_diffusers(name: str) -> None:
-    pytest.importorskip("diffusers", reason="diffusers is not installed (pip install hasten[bench])")
     guider = pytest.importorskip("diffusers.guiders.adaptive_projected_guidance")
     hyper = SETTINGS[name]
     buffer = guider.MomentumBuffer(hyper["momentum"])
