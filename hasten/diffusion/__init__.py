@@ -14,6 +14,7 @@ from hasten.diffusion.inversion.bdia import BDIA, BDIAInversion
 from hasten.diffusion.inversion.ddim import DDIMInversion
 from hasten.diffusion.inversion.flowopt import FlowOpt, UniInv
 from hasten.diffusion.inversion.newton import NewtonInversion
+from hasten.diffusion.k_diffusion import k_diffusion
 from hasten.diffusion.parallel.paradigms import ParaDiGMS
 from hasten.diffusion.paths.kinetic_optimal import KineticOptimalPath
 from hasten.diffusion.paths.shortest_path import ShortestPathSampler, ShortestPathSchedule
@@ -97,6 +98,7 @@ __all__ = [
     "gaussian_sde_kl",
     "guided_invert",
     "invert",
+    "k_diffusion",
     "kl_bound",
     "lift",
     "pf_ode_budget",

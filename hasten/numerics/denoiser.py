@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hasten.core import check
 from hasten.core.errors import DivergedError, InputError
-from hasten.numerics.noise import Schedule
+from hasten.numerics.noise import EDM, Schedule
 
 Network = Callable[..., Tensor]
 CACHED = 4096
@@ -67,6 +67,25 @@ class Denoiser:
         self._count: Callable[[int], Any] | None = None
         self._batch = 0
         self._factors: dict[tuple[float, str], tuple[float, float]] = {}
+
+    @classmethod
+    def from_k_diffusion(
+        cls, model: Network, sigma_min: float = 0.002, sigma_max: float = 80.0, **extra_args: Any
+    ) -> Denoiser:
+        """A denoiser from a callable in the manner of k-diffusion, `model(x, sigma, **extra_args)`.
+
+        Args:
+            model: returns the expected clean data behind `x = x_0 + sigma eps`; sigma has shape (batch,).
+            sigma_min, sigma_max: the noise levels between which it was trained.
+            extra_args: handed to the model in every call, e.g. a condition.
+        """
+        if not callable(model):
+            raise InputError(f"model must be a function of (x, sigma), got {model!r}")
+
+        def network(x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+            return model(x, t, **extra_args, **cond)
+
+        return cls(network, EDM(T=sigma_max, t_min=sigma_min), "x0")
 
     def given(self, cond: Any) -> Denoiser:
         """The same network under a condition."""
