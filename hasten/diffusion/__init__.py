@@ -1,6 +1,9 @@
 """Sampling from trained diffusion and flow models in few network evaluations."""
 
 from hasten.diffusion.base import Sampler, sample
+from hasten.diffusion.caching.base import Cache
+from hasten.diffusion.caching.fora import FORA
+from hasten.diffusion.caching.taylorseer import TaylorSeer
 from hasten.diffusion.discrete.masked import MDLM, unmask
 from hasten.diffusion.discrete.remdm import ForwardBackward, ReMDM
 from hasten.diffusion.guidance.adaptive import AdaptiveGuidance
@@ -50,6 +53,7 @@ __all__ = [
     "BDIAInversion",
     "CFG",
     "CFGPlusPlus",
+    "Cache",
     "ConjugateIntegrator",
     "DDIM",
     "DDIMInversion",
@@ -65,6 +69,7 @@ __all__ = [
     "EDM",
     "EvolutionSearch",
     "ExponentialIntegratorSDE",
+    "FORA",
     "FlowMatching",
     "FlowOpt",
     "ForwardBackward",
@@ -88,6 +93,7 @@ __all__ = [
     "ShortestPathSampler",
     "ShortestPathSchedule",
     "SplittingIntegrator",
+    "TaylorSeer",
     "Tilted",
     "UniInv",
     "VE",

@@ -23,6 +23,7 @@ from hasten.core.errors import DivergedError, InputError
 from hasten.core.kinds.sample import Denoises, Sampling
 from hasten.core.method import Method
 from hasten.core.registry import entry, register
+from hasten.diffusion.caching.base import Cache, caching, make_cache
 from hasten.diffusion.guidance.base import Guidance, GuidedDenoiser, guided
 from hasten.numerics import draws, time_grid
 from hasten.numerics.noise import Schedule
@@ -226,6 +227,7 @@ def sample(
     noise: Tensor | None = None,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     guidance: str | Guidance | None = None,
+    cache: str | Cache | None = None,
     callback: Callable[[Any], Any] | None = None,
     costs: dict[str, int] | None = None,
     dtype: torch.dtype = torch.float32,
@@ -246,8 +248,10 @@ def sample(
             where the generators live, so that CPU generators give the same noise for a network on any device.
         guidance: steers a conditional model, given as `denoiser.given(labels)`, towards its condition: `CFG(7.5)` or
             the name of one. A guided evaluation counts as up to two; `nfe` plans with two.
+        cache: lets most evaluations run a part of the network only: `TaylorSeer(interval=4)` or the name of one.
         callback: called with the state after every step (`state.x`, `state.index`).
-        costs: filled with `nfe` (evaluations per sample) and `rounds` (calls of the network one after the other).
+        costs: filled with `nfe` (evaluations per sample) and `rounds` (calls of the network one after the other), and
+            with a cache also `passes` (evaluations per sample that ran all of the network).
         dtype, device: of the drawn noise.
         hyper: the sampler's own arguments, e.g. `grid="karras"`.
 
@@ -284,11 +288,15 @@ def sample(
         method.accept(denoiser.guidance)
     problem = Sampling(denoiser, noise, metric=lambda x: 0.0)
     problem.horizon = horizon
-    state = method.init(problem, source)  # type: ignore[arg-type]
-    while not method.done(state):
-        state = method.step(problem, state)
-        if callback is not None:
-            callback(state)
+    store = make_cache(cache)
+    with caching(denoiser, store):
+        state = method.init(problem, source)  # type: ignore[arg-type]
+        while not method.done(state):
+            state = method.step(problem, state)
+            if callback is not None:
+                callback(state)
     if costs is not None:
         costs.update(nfe=problem.calls["nfe"], rounds=problem.rounds)
+        if store is not None:
+            costs.update(passes=store.passes(len(noise)))
     return state.x

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hasten.core import check
 from hasten.core.errors import InputError
@@ -47,7 +47,8 @@ class Sampling(Instance):
     """A batch of start noise to be denoised. The answer (`state.x`) is the batch in its present state.
 
     Oracle: the network behind `denoiser`, counted as `nfe`: evaluations per sample. `horizon` is the number of them
-    that a sampler may plan with; None leaves it free. A denoiser under a condition offers `condition`.
+    that a sampler may plan with; None leaves it free. A denoiser under a condition offers `condition`, one
+    whose network has a list of blocks `blocks`.
 
     Args:
         denoiser: the network with its schedule; this instance counts its calls.
@@ -86,7 +87,11 @@ class Sampling(Instance):
             return float(self._metric(x))
 
     def offers(self) -> frozenset[str]:
-        return frozenset() if getattr(self.denoiser, "cond", None) is None else frozenset({"condition"})
+        offered = set() if getattr(self.denoiser, "cond", None) is None else {"condition"}
+        network = getattr(self.denoiser, "fn", None)
+        if isinstance(network, nn.Module) and any(isinstance(part, nn.ModuleList) for part in network.children()):
+            offered.add("blocks")
+        return frozenset(offered)
 
     def _count(self, evaluations: int) -> None:
         self.rounds = self.rounds + 1 if self.calls else 1
