@@ -39,6 +39,14 @@ class Instance(ABC):
     def metric(self, x: Any) -> float:
         """How far the answer `x` is from the goal; smaller is better. Not counted, not timed."""
 
+    def picture(self, x: Any) -> Any:
+        """A picture of the answer `x` for the report; None, as by default, where there is nothing to see.
+
+        uint8 of shape (height, width) or (height, width, 3), at most 262,144 values; not counted, not timed.
+        `hasten.core.picture.tiles` makes one of a batch of images.
+        """
+        return None
+
     def offers(self) -> frozenset[str]:
         """Oracles beyond the kind's minimum that this instance has, e.g. `hessian`; see `Card.needs`."""
         return frozenset()

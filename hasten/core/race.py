@@ -313,7 +313,8 @@ class Plan:
         version = str(torch.__version__)
         limits = [budget.steps, budget.seconds, budget.calls, target, lane.problem.every]
         key = fingerprint.digest(lane.key, card.id, lane.sources, dict(hyper), seed, limits, version)
-        return Job(key, lane.reference, card.id, dict(hyper), seed, budget, target, role, self.files, self.entries)
+        own = (self.files, self.entries, role == "score" and seed == self.settings.seed)
+        return Job(key, lane.reference, card.id, dict(hyper), seed, budget, target, role, *own)
 
     def _result(self, runs: list[Scored], engine: Engine, machine: dict[str, str]) -> Result:
         settings = self.settings

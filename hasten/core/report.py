@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hasten.core import figures, sections
 from hasten.core.errors import InputError, StoreError
+from hasten.core.picture import gallery
 
 if TYPE_CHECKING:
     from hasten.core.result import Result
@@ -87,7 +88,10 @@ def render(result: Result) -> str:
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         looks={m: {"colour": colour, "dashes": _STROKES[dash]} for m, (colour, dash) in figures.looks(result).items()},
         overview=overview,
-        sections=[sections.section(result, name, number) for number, name in enumerate(result.problems)],
+        sections=[
+            {**sections.section(result, name, number), "pictures": gallery(result, name)}
+            for number, name in enumerate(result.problems)
+        ],
         code=sections.code(result),
         tuned=sections.tuned(result),
         run_columns=sections.RUN_COLUMNS,

@@ -81,6 +81,7 @@ def run(
     target: float | None = None,
     every: int | None = None,
     on_record: Callable[[Trace], bool | None] | None = None,
+    picture: bool = False,
 ) -> Trace:
     """Run one method on one problem with one seed and return its trace.
 
@@ -89,10 +90,12 @@ def run(
         target: metric value at which to stop; the problem's if not given, `-inf` to never stop.
         every: steps between evaluations; the problem's if not given.
         on_record: called after each evaluation; a true answer ends the run with status `stopped`.
+        picture: whether to keep the problem's picture of the last answer, if it makes one.
 
     Raises:
         MismatchError: the method does not serve this kind of problem.
-        ProblemError: the problem cannot be built or its metric is not finite before the first step.
+        ProblemError: the problem cannot be built, its metric is not finite before the first step, or its picture
+            fails.
 
     A method that raises or leaves the finite numbers ends its own run only: see `Trace.status`.
     """
@@ -125,7 +128,21 @@ def run(
     except Exception as error:
         trace.status, trace.message = "error", brief(error)
     trace.peak_bytes = memory.read()
+    if picture and trace.answer is not None and trace.status not in ("diverged", "error"):
+        trace.picture = _picture(problem, instance, trace.answer)
     return trace
+
+
+def _picture(problem: Problem, instance: Instance, answer: Any) -> str | None:
+    try:
+        pixels = instance.picture(answer)
+        if pixels is None:
+            return None
+        from hasten.core.picture import encode
+
+        return encode(pixels)
+    except Exception as error:
+        raise ProblemError(f"problem {problem.name!r}: its picture failed: {brief(error)}") from error
 
 
 @dataclass

@@ -14,9 +14,10 @@ from hasten.core.engine.job import Job
 from hasten.core.errors import StoreError
 from hasten.core.trace import Trace
 
-VERSION = 1
+VERSION = 2
 DEFAULT = Path(".hasten") / "results.db"
-_SCHEMA = """
+_SCHEMA = (
+    """
 CREATE TABLE IF NOT EXISTS runs (
     key TEXT PRIMARY KEY,
     problem TEXT NOT NULL,
@@ -29,7 +30,10 @@ CREATE TABLE IF NOT EXISTS runs (
     machine TEXT NOT NULL,
     created TEXT NOT NULL
 ) WITHOUT ROWID
-"""
+""",
+    "CREATE TABLE IF NOT EXISTS pictures (key TEXT PRIMARY KEY, png TEXT NOT NULL)",
+)
+_FOUND = "FROM runs LEFT JOIN pictures USING (key)"
 _WAIT_SECONDS = 60.0
 
 
@@ -61,12 +65,13 @@ class Store:
             )
         if version < VERSION:
             tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
-            if tables - {"runs"}:
+            if tables - {"runs", "pictures"}:
                 self._db.close()
                 raise StoreError(f"{self.path} is a database of something else; choose another file with --store")
             self._db.execute("PRAGMA journal_mode=WAL")
             with self._transaction():
-                self._db.execute(_SCHEMA)
+                for statement in _SCHEMA:
+                    self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version={VERSION}")
         self._db.execute("PRAGMA synchronous=NORMAL")
         check = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -79,13 +84,14 @@ class Store:
         found = {}
         with self._explained():
             for key in keys:
-                row = self._db.execute("SELECT trace FROM runs WHERE key=?", (key,)).fetchone()
+                row = self._db.execute(f"SELECT trace, png {_FOUND} WHERE key=?", (key,)).fetchone()
                 if row is not None:
                     found[key] = _decode(row[0])
+                    found[key].picture = row[1]
         return found
 
     def put(self, job: Job, problem: str, trace: Trace, machine: dict[str, str]) -> None:
-        """Keep a finished run."""
+        """Keep a finished run, and its picture if it has one."""
         row = (
             job.key,
             problem,
@@ -99,10 +105,12 @@ class Store:
             datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
         with self._explained(), self._transaction():
-            self._db.execute(f"INSERT OR IGNORE INTO runs VALUES ({','.join('?' * len(row))})", row)
+            new = self._db.execute(f"INSERT OR IGNORE INTO runs VALUES ({','.join('?' * len(row))})", row).rowcount
+            if new and trace.picture:
+                self._db.execute("INSERT OR REPLACE INTO pictures VALUES (?,?)", (job.key, trace.picture))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every run in the file, oldest first."""
+        """Every run in the file, oldest first; without the pictures."""
         names = ("key", "problem", "method", "hyper", "seed", "role", "status", "trace", "machine", "created")
         with self._explained():
             found = self._db.execute(f"SELECT {','.join(names)} FROM runs ORDER BY created, key").fetchall()

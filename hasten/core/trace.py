@@ -21,6 +21,7 @@ class Trace:
         bytes_sent: bytes over the wire.
         answer: the method's last answer, in the form that the problem's metric takes; it stays in the process of the
             run and is not part of the record.
+        picture: a picture of the last answer, PNG in base64; it is kept beside the record, not in it.
         peak_bytes: most memory held above what was held before the run.
         target: the value that counted as arrived, if any.
     """
@@ -35,6 +36,7 @@ class Trace:
     bytes_sent: list[int] = field(default_factory=list)
     calls: dict[str, list[int]] = field(default_factory=dict)
     answer: Any = field(default=None, compare=False, repr=False)
+    picture: str | None = field(default=None, compare=False, repr=False)
 
     def append(self, steps: int, seconds: float, metric: float, calls: Mapping[str, int], bytes_sent: int) -> None:
         """Add one evaluation."""
@@ -78,7 +80,7 @@ class Trace:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
-        return {name: value for name, value in vars(self).items() if name != "answer"}
+        return {name: value for name, value in vars(self).items() if name not in ("answer", "picture")}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Trace:

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 import race_samples
+import torch
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
+
+from hasten.core.picture import encode, tiles
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -102,6 +105,15 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return race_samples.several().report(tmp_path_factory.mktemp("report") / "several.html")
 
 
+@pytest.fixture(scope="module")
+def pictured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    result = race_samples.single()
+    for number, method in enumerate(("made.adopt", "made.lion", "made.adamw")):
+        images = torch.linspace(-1, 1, 12 * 64).reshape(12, 1, 8, 8) * (-1) ** number
+        result.cell("digits-mlp", method)[0].trace.picture = encode(tiles(images, columns=4))
+    return result.report(tmp_path_factory.mktemp("report") / "pictured.html")
+
+
 def test_shows_everything_and_asks_nothing_of_the_network(browser, single):
     browser.open(single)
     assert browser.one("h1").text == "adopt reaches mean loss 0.1 in 0.65× the steps of adamw"
@@ -112,6 +124,24 @@ def test_shows_everything_and_asks_nothing_of_the_network(browser, single):
     assert "target 0.1" in browser.one(".chart").text
     assert browser.complaints() == []
     assert browser.requests() == [single.as_uri()]
+
+
+def test_pictures_stand_beside_the_curves(browser, single, pictured):
+    browser.open(single)
+    assert browser.all("main img, figure") == []
+    browser.open(pictured)
+    sizes = "return [...document.querySelectorAll('figure img')].map((i) => [i.naturalWidth, i.naturalHeight, i.width])"
+    assert [size[:2] for size in browser.run(sizes)] == [[35, 26]] * 3
+    assert all(size[2] >= 150 for size in browser.run(sizes))
+    assert browser.texts("figcaption .name") == ["adopt", "lion", "adamw"]
+    assert browser.texts("figcaption small")[0] == "380 steps · mean loss 0.0987"
+    corner = (
+        "const i = document.querySelectorAll('figure img')[arguments[0]], c = document.createElement('canvas');"
+        "const g = c.getContext('2d'); g.drawImage(i, 0, 0); return [...g.getImageData(0, 0, 1, 1).data]"
+    )
+    assert [browser.run(corner, number)[0] for number in (0, 1)] == [0, 255]
+    assert browser.complaints() == []
+    assert browser.requests() == [pictured.as_uri()]
 
 
 def test_a_bar_stands_where_its_ratio_is(browser, single):
@@ -177,10 +207,11 @@ def test_light_and_dark_follow_the_system(browser, single):
     browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_nothing_sticks_out_of_a_phone(browser, several):
+@pytest.mark.parametrize("page", ["several", "pictured"])
+def test_nothing_sticks_out_of_a_phone(browser, page, request):
     size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.open(several)
+    browser.open(request.getfixturevalue(page))
     width = browser.run("return document.documentElement.scrollWidth")
     browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert width <= 390

@@ -79,6 +79,7 @@ class Job:
         seed: of the instance and of the method.
         budget, target: limits of the run.
         role: `tune` or `score`.
+        picture: whether the trace brings a picture of the answer with it.
         files: user files that register methods.
         entries: pickled registry entries of methods that live in no importable module (a notebook's, say).
     """
@@ -93,6 +94,7 @@ class Job:
     role: str
     files: tuple[str, ...] = ()
     entries: bytes = field(default=b"", repr=False)
+    picture: bool = False
 
     def execute(self, on_record: Callable[[Trace], Any] | None = None) -> Trace:
         """Run it here. What the method does wrong is in the trace; what the problem does wrong is raised."""
@@ -106,7 +108,15 @@ class Job:
         except HastenError as error:
             return Trace(status="error", message=str(error), target=self.target)
         settle()
-        trace = run(method, problem, self.seed, budget=self.budget, target=self.target, on_record=on_record)
+        trace = run(
+            method,
+            problem,
+            self.seed,
+            budget=self.budget,
+            target=self.target,
+            on_record=on_record,
+            picture=self.picture,
+        )
         trace.answer = None
         return trace
 

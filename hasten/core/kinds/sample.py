@@ -55,6 +55,7 @@ class Sampling(Instance):
         noise: the start at time T, shape (batch, ...).
         metric: distance of a batch of samples from the goal; not counted.
         rungs: numbers of evaluations to try, increasing.
+        picture: the picture of a batch of samples, see `Instance.picture`.
 
     Attributes:
         rounds: calls of the network one after the other, since `calls` was last cleared. A sampler that evaluates
@@ -69,6 +70,7 @@ class Sampling(Instance):
         noise: Tensor,
         metric: Callable[[Tensor], float],
         rungs: Sequence[int] = (),
+        picture: Callable[[Tensor], Any] | None = None,
     ) -> None:
         super().__init__()
         if noise.ndim < 2 or len(noise) == 0 or not noise.is_floating_point():
@@ -81,10 +83,14 @@ class Sampling(Instance):
         self.rungs = tuple(rungs)
         self.rounds = 0
         self._metric = metric
+        self._picture = picture
 
     def metric(self, x: Tensor) -> float:
         with torch.no_grad():
             return float(self._metric(x))
+
+    def picture(self, x: Tensor) -> Any:
+        return None if self._picture is None else self._picture(x)
 
     def offers(self) -> frozenset[str]:
         offered = set() if getattr(self.denoiser, "cond", None) is None else {"condition"}
@@ -107,6 +113,7 @@ def sampling(
     reference: Callable[[Tensor], Tensor] | None = None,
     metric: Callable[[Tensor], float] | None = None,
     rungs: Sequence[int] = RUNGS,
+    picture: Callable[[Tensor], Any] | None = None,
     **options: Any,
 ) -> Problem:
     """A sampling problem of your own, from a denoiser.
@@ -124,6 +131,7 @@ def sampling(
             `denoiser.solve`, which costs many evaluations per seed.
         metric: a function of the batch of samples, smaller is better, instead of the distance to a reference.
         rungs: numbers of network evaluations per sample to try, increasing.
+        picture: a picture of the batch of samples for the report, e.g. `hasten.core.picture.tiles` for images.
         options: further fields of `Problem`: `target`, `budget`, `baseline`, `contenders`, `measures`, ...
     """
     if (shape is None) == (noise is None):
@@ -143,11 +151,11 @@ def sampling(
             generator = torch.Generator().manual_seed(seed)
             start = denoiser.schedule.noise_scale * torch.randn(*shape, generator=generator)  # type: ignore[misc]
         if metric is not None:
-            return Sampling(denoiser, start, metric, rungs)
+            return Sampling(denoiser, start, metric, rungs, picture)
         if seed not in references:
             references[seed] = (reference or denoiser.solve)(start).double()
         exact = references[seed]
-        return Sampling(denoiser, start, lambda x: _distance(x, exact), rungs)
+        return Sampling(denoiser, start, lambda x: _distance(x, exact), rungs, picture)
 
     options.setdefault("measures", "samples" if metric else "RMS distance to the exact samples")
     options.setdefault("baseline", "diffusion.ddim")
