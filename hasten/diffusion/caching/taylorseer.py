@@ -12,7 +12,8 @@ from hasten.core import check
 from hasten.core.card import Card, Integer
 from hasten.core.errors import InputError
 from hasten.diffusion.caching.attachment import find_modules, state_of
-from hasten.diffusion.caching.base import Cache, Place, Stream
+from hasten.diffusion.caching.base import Cache
+from hasten.diffusion.caching.features import Place, Stream
 from hasten.diffusion.caching.race import cache
 
 CARD = Card(
