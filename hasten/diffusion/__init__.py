@@ -18,11 +18,13 @@ from hasten.diffusion.inversion.ddim import DDIMInversion
 from hasten.diffusion.inversion.flowopt import FlowOpt, UniInv
 from hasten.diffusion.inversion.newton import NewtonInversion
 from hasten.diffusion.k_diffusion import k_diffusion
+from hasten.diffusion.latent import LatentDiffusion
 from hasten.diffusion.parallel.paradigms import ParaDiGMS
 from hasten.diffusion.paths.kinetic_optimal import KineticOptimalPath
 from hasten.diffusion.paths.shortest_path import ShortestPathSampler, ShortestPathSchedule
 from hasten.diffusion.samplers.conjugate import ConjugateIntegrator
 from hasten.diffusion.samplers.ddim import DDIM
+from hasten.diffusion.samplers.ddpm import DDPM
 from hasten.diffusion.samplers.deis import DEIS
 from hasten.diffusion.samplers.distilled_solver import DODE
 from hasten.diffusion.samplers.dpm_solver import DPMSolver, DPMSolverFast
@@ -57,6 +59,7 @@ __all__ = [
     "ConjugateIntegrator",
     "DDIM",
     "DDIMInversion",
+    "DDPM",
     "DEIS",
     "DODE",
     "DPMSolver",
@@ -77,6 +80,7 @@ __all__ = [
     "GuidedDenoiser",
     "Inverter",
     "KineticOptimalPath",
+    "LatentDiffusion",
     "LinearAG",
     "MDLM",
     "MaskedDenoiser",

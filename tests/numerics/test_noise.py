@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hasten.core.errors import InputError
 from hasten.numerics.noise import EDM, VE, DiscreteVP, FlowMatching, Schedule, VPCosine, VPLinear
 
-SCHEDULES = [VPLinear(), VPCosine(), DiscreteVP.linear(), DiscreteVP.scaled_linear(50), VE(), EDM(), FlowMatching()]
+DISCRETE = [DiscreteVP.linear(), DiscreteVP.scaled_linear(50), DiscreteVP.cosine(200), DiscreteVP.sigmoid(100)]
+SCHEDULES = [VPLinear(), VPCosine(), *DISCRETE, VE(), EDM(), FlowMatching()]
 positions = st.floats(0.0, 1.0, allow_nan=False)
 
 
@@ -123,3 +124,20 @@ def test_sigma_keeps_its_digits_near_clean_data() -> None:
 def test_refuses_bad_parameters(make) -> None:
     with pytest.raises(InputError):
         make()
+
+
+@pytest.mark.parametrize("name", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
+def test_betas_of_a_thousand_levels_are_those_of_diffusers(name: str) -> None:
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed (pip install hasten[bench])")
+    ends = {"beta_start": 0.00085, "beta_end": 0.012} if name == "scaled_linear" else {}
+    expected = diffusers.DDPMScheduler(beta_schedule=name, **ends).betas.double()
+    ours = getattr(DiscreteVP, "cosine" if name.startswith("squaredcos") else name)()
+    torch.testing.assert_close(torch.tensor(ours.betas, dtype=torch.float64), expected, rtol=0, atol=1e-7)
+
+
+def test_cosine_betas_make_the_cosine_schedule() -> None:
+    """Level i of n lies at time (i + 1)/n of the continuous schedule, as far as no beta is cut."""
+    levels, continuous = DiscreteVP.cosine(100), VPCosine()
+    for i in (0, 49, 97):
+        assert levels.alpha(float(i)) == pytest.approx(continuous.alpha((i + 1) / 100), rel=1e-12)
+    assert max(levels.betas) == 0.999
