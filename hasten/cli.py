@@ -1,4 +1,4 @@
-"""The command `hasten`: race, list, show, claims. Parses, calls core, prints."""
+"""The command `hasten`: race, list, show, claims, train. Parses, calls core, prints."""
 
 from __future__ import annotations
 
@@ -47,6 +47,13 @@ def _problem_names(incomplete: str) -> list[str]:
     from hasten.core.catalogue import problems
 
     return [entry.name for entry in problems() if entry.name.startswith(incomplete)]
+
+
+def _network_names(incomplete: str) -> list[str]:
+    """What the shell offers where a network is to be named."""
+    from hasten.problems.networks import recipes
+
+    return [entry.name for entry in recipes() if entry.name.startswith(incomplete)]
 
 
 def _preset_names(incomplete: str) -> list[str]:
@@ -133,9 +140,11 @@ def race(
 
 @app.command("list")
 def list_(
-    family: Annotated[str | None, typer.Argument(help="a family, a kind of problem, `problems` or `presets`")] = None,
+    family: Annotated[
+        str | None, typer.Argument(help="a family, a kind of problem, `problems`, `presets` or `networks`")
+    ] = None,
 ) -> None:
-    """List methods (of one family, or for one kind of problem), the ready problems, or the presets."""
+    """List methods (of one family, or for one kind of problem), the ready problems, the presets or the networks."""
     from hasten.core.catalogue import problems
     from hasten.core.claim import claims
     from hasten.core.preset import presets
@@ -144,6 +153,13 @@ def list_(
     if family == "presets":
         for entry in presets():
             out.print(f"{entry.name}: {entry.summary} ({', '.join(entry.problems)})", markup=False, soft_wrap=True)
+        return
+    if family == "networks":
+        from hasten.problems.networks import cached_file, recipes
+
+        for network in recipes():
+            state = "trained" if cached_file(network.name).is_file() else "not trained yet"
+            out.print(f"{network.name}: {network.summary} ({state})", markup=False, soft_wrap=True)
         return
     if family == "problems":
         table = Table(box=None, pad_edge=False)
@@ -202,6 +218,30 @@ def show(
     if made:
         out.print("\n[bold]Evidence[/bold]\n")
         out.print(_evidence(made))
+
+
+@app.command()
+def train(
+    network: Annotated[
+        str, typer.Argument(help="a network, see `hasten list networks`", autocompletion=_network_names)
+    ],
+    force: Annotated[bool, typer.Option("--force", help="train again although its weights are there")] = False,
+) -> None:
+    """Train one of the small networks that problems need, once per machine, and keep its weights."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from hasten.problems.networks import cached_file
+    from hasten.problems.networks import train as run_training
+
+    cached_file(network)
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=err) as progress:
+        task = progress.add_task(network, total=None)
+
+        def show(step: int, steps: int, loss: float) -> None:
+            progress.update(task, total=steps, completed=step, description=f"{network}, loss {loss:.4g}")
+
+        path = run_training(network, show, force=force)
+    out.print(f"Weights: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command("claims")

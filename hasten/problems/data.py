@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from hasten.core.errors import DataError, unknown
+from hasten.problems.cache import cache_folder
 
 Arrays = dict[str, np.ndarray]
 
@@ -100,7 +101,7 @@ def _download(source: Source, original: Original) -> Path:
     kind, _, digest = original.digest.partition(":")
     known = original.digest if kind != "git" else None
     try:
-        path = Path(pooch.retrieve(original.url, known, fname=original.name, path=pooch.os_cache("hasten")))
+        path = Path(pooch.retrieve(original.url, known, fname=original.name, path=cache_folder()))
     except Exception as error:  # the reason is in the message; the chain below pooch is a hundred lines long
         raise DataError(
             f"data for this problem are not on this machine: set HASTEN_DATA to a folder that holds {source.file}, "
