@@ -1,5 +1,6 @@
 """Sampling from trained diffusion and flow models in few network evaluations."""
 
+from hasten.diffusion import presets
 from hasten.diffusion.base import Sampler, sample
 from hasten.diffusion.caching.base import Cache
 from hasten.diffusion.caching.fora import FORA
@@ -112,6 +113,7 @@ __all__ = [
     "kl_bound",
     "lift",
     "pf_ode_budget",
+    "presets",
     "reconstruct",
     "record_trajectories",
     "sample",

@@ -12,9 +12,16 @@ from hasten.core.catalogue import ready
 from hasten.core.kinds.sample import RUNGS, sampling
 from hasten.core.problem import Problem
 from hasten.numerics.mixture import circle
-from hasten.numerics.noise import VE, FlowMatching, Schedule, VPLinear
+from hasten.numerics.noise import VE, DiscreteVP, FlowMatching, Schedule, VPLinear
 
-SCHEDULES: dict[str, Schedule] = {"vp": VPLinear(), "ve": VE(), "flow": FlowMatching()}
+SCHEDULES: dict[str, Schedule] = {
+    "vp": VPLinear(),
+    "ve": VE(),
+    "flow": FlowMatching(),
+    "linear": DiscreteVP.linear(),
+    "cosine": DiscreteVP.cosine(),
+    "sigmoid": DiscreteVP.sigmoid(),
+}
 
 
 @ready("gaussian-mixture-score", "sample")
@@ -25,7 +32,8 @@ def gaussian_mixture_score(
 
     Args:
         dim: dimension of the data.
-        schedule: `vp` (linear beta), `ve` or `flow` (straight paths).
+        schedule: `vp` (linear beta), `ve`, `flow` (straight paths), or 1000 levels of `linear`, `cosine` or `sigmoid`
+            betas.
         components: components of the mixture.
         batch: samples per run.
         target: RMS error that counts as arrived.
