@@ -15,36 +15,58 @@ from hasten.problems.digits_diffusion import digits_denoiser
 from hasten.problems.networks.dit import images
 
 COUNT = 100
-RECIPES: dict[str, dict[str, Any]] = {"guided": presets.ddim_cfg(w=2.0), "ancestral": presets.ddpm()}
+SCALE = "flow on 8x8 digits, 100 images"
+RECIPES: dict[str, dict[str, Any]] = {
+    "guided": presets.ddim_cfg(w=2.0),
+    "given": presets.ddpm(),
+    "free": presets.ddpm(),
+}
 
 
 @cache
 def _measured(seed: int, recipe: str) -> tuple[float, int]:
-    """Frechet distance of digits of all classes to the data, and evaluations per image."""
+    """Frechet distance to the data of digits of all classes, and evaluations per image; `free` has no classes."""
     costs: dict[str, int] = {}
-    labels = torch.arange(COUNT) % 10
+    denoiser = digits_denoiser()
+    if recipe != "free":
+        denoiser = denoiser.given(torch.arange(COUNT) % 10)
     generator = torch.Generator().manual_seed(seed)
-    drawn = sample(
-        digits_denoiser().given(labels), (COUNT, 1, 8, 8), generator=generator, costs=costs, **RECIPES[recipe]
-    )
+    drawn = sample(denoiser, (COUNT, 1, 8, 8), generator=generator, costs=costs, **RECIPES[recipe])
     return frechet_distance(drawn, images()[0]), costs["nfe"]
 
 
 @claim(
     method="diffusion.ddim-cfg",
     baseline="diffusion.ddpm",
-    statement="DDIM in 50 steps under guidance (w=2) draws digits at least as near to the data as DDPM in 1000 steps "
-    "without guidance: class-conditional flow on 8x8 digits, 100 images.",
-    quantity="Frechet distance on random convolutional features to all data, ratio to DDPM",
+    statement="DDIM in 50 steps under guidance (w=2) draws digits at least as near to the data as unconditional DDPM "
+    f"in 1000 steps: {SCALE}.",
+    quantity="Frechet distance on random convolutional features to all data, ratio to unconditional DDPM",
     threshold=1.0,
     paper_id=355,
     seeds=(0, 1),
     aggregate="mean",
-    note="The report compares FID on CIFAR-10 and ImageNet-100, where DDPM is unconditional; here both draw the same "
-    "classes.",
+    note="The report's own comparison, with FID on CIFAR-10 and ImageNet-100: labels and guidance against neither.",
 )
-def distance_to_the_data(seed: int) -> float:
-    return _measured(seed, "guided")[0] / _measured(seed, "ancestral")[0]
+def distance_against_unconditional(seed: int) -> float:
+    return _measured(seed, "guided")[0] / _measured(seed, "free")[0]
+
+
+@claim(
+    method="diffusion.ddim-cfg",
+    baseline="diffusion.ddpm",
+    statement="DDIM in 50 steps under guidance (w=2) draws digits at least as near to the data as DDPM in 1000 steps "
+    f"given the same classes: {SCALE}.",
+    quantity="Frechet distance on random convolutional features to all data, ratio to DDPM given the classes",
+    threshold=1.0,
+    paper_id=355,
+    seeds=(0, 1),
+    aggregate="mean",
+    note="The harder reading of the same sentence: both know the classes. On a first look (a network trained a third "
+    "as long, seed 0) the ratio was 1.34; plain DDIM in 50 steps comes to 0.98, so what is lost is lost by guidance, "
+    "which narrows the classes.",
+)
+def distance_given_the_classes(seed: int) -> float:
+    return _measured(seed, "guided")[0] / _measured(seed, "given")[0]
 
 
 @claim(
@@ -57,4 +79,4 @@ def distance_to_the_data(seed: int) -> float:
     seeds=(0,),
 )
 def evaluations(seed: int) -> float:
-    return _measured(seed, "guided")[1] / _measured(seed, "ancestral")[1]
+    return _measured(seed, "guided")[1] / _measured(seed, "free")[1]
