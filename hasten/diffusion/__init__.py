@@ -5,6 +5,7 @@ from hasten.diffusion.base import Sampler, sample
 from hasten.diffusion.caching.base import Cache
 from hasten.diffusion.caching.fora import FORA
 from hasten.diffusion.caching.taylorseer import TaylorSeer
+from hasten.diffusion.caching.token_pruning import CachedTokenPruning
 from hasten.diffusion.discrete.masked import MDLM, unmask
 from hasten.diffusion.discrete.remdm import ForwardBackward, ReMDM
 from hasten.diffusion.guidance.adaptive import AdaptiveGuidance
@@ -35,6 +36,7 @@ from hasten.diffusion.samplers.phase_space import SplittingIntegrator
 from hasten.diffusion.samplers.score_samplers import AcceleratedDDIM, AcceleratedDDPM
 from hasten.diffusion.schedulers import scheduler
 from hasten.diffusion.search.autodiffusion import EvolutionSearch, search_grid
+from hasten.diffusion.search.noise_policy import FIND, NoisePolicy
 from hasten.diffusion.steering.driftlite import DriftLite, steer
 from hasten.diffusion.steering.repulsive import RSD, reconstruct
 from hasten.diffusion.theory.exponential_sde import ExponentialIntegratorSDE, gaussian_sde_kl, kl_bound
@@ -57,6 +59,7 @@ __all__ = [
     "CFG",
     "CFGPlusPlus",
     "Cache",
+    "CachedTokenPruning",
     "ConjugateIntegrator",
     "DDIM",
     "DDIMInversion",
@@ -74,6 +77,7 @@ __all__ = [
     "EvolutionSearch",
     "ExponentialIntegratorSDE",
     "FORA",
+    "FIND",
     "FlowMatching",
     "FlowOpt",
     "ForwardBackward",
@@ -86,6 +90,7 @@ __all__ = [
     "MDLM",
     "MaskedDenoiser",
     "NewtonInversion",
+    "NoisePolicy",
     "PSLD",
     "ParaDiGMS",
     "PhaseDenoiser",

@@ -93,8 +93,7 @@ class RSD(Method[Steering, DistillationState]):
     `k_ij = exp(-|phi_i - phi_j|^2/h_i)` on features `phi` of `x_i`, with `h_i = median_j |phi_i - phi_j|^2/log(n - 1)`;
     it goes back to x through phi. `gamma = 0` is plain score distillation (SDS).
 
-    `steer` draws particles of a density; `loss` distils into whatever makes the particles (a renderer, a generator);
-    `reconstruct` explains a measurement.
+    `steer` draws particles; `loss` distils into whatever makes them (a renderer); `reconstruct` explains measurements.
 
     Args:
         gamma: strength of the repulsion.
@@ -210,8 +209,7 @@ def repulsion(x: Tensor, features: Features | None = None) -> Tensor:
         phi = features(at)
         if phi.ndim < 2 or len(phi) != len(x):
             raise InputError(f"features must return shape ({len(x)}, ...), got {tuple(phi.shape)}")
-        phi = phi.flatten(1)
-        (back,) = torch.autograd.grad((phi * _spread(phi.detach())).sum(), at)
+        (back,) = torch.autograd.grad((phi.flatten(1) * _spread(phi.detach().flatten(1))).sum(), at)
     return back
 
 
