@@ -1,0 +1,1 @@
+"""Diffusion of graphs: node features and adjacency noised together, denoised by a pair of scores."""
