@@ -14,6 +14,9 @@ from hasten.diffusion.guidance.adaptive import AdaptiveGuidance
 from hasten.diffusion.guidance.apg import APG
 from hasten.diffusion.guidance.base import Guidance, GuidedDenoiser
 from hasten.diffusion.guidance.cfg import CFG, CFGPlusPlus
+from hasten.diffusion.guidance.classifier import ClassifierGuidance
+from hasten.diffusion.guidance.distillation import AGD
+from hasten.diffusion.guidance.experts import MultiExpert
 from hasten.diffusion.guidance.inversion import guided_invert
 from hasten.diffusion.guidance.linear_ag import LinearAG, record_trajectories
 from hasten.diffusion.inversion.base import Inverter, invert
@@ -51,6 +54,7 @@ from hasten.numerics.phase_space import PSLD, PhaseDenoiser, lift
 from hasten.numerics.targets import Annealed, Product, Tilted
 
 __all__ = [
+    "AGD",
     "APG",
     "BDIA",
     "CFG",
@@ -73,6 +77,7 @@ __all__ = [
     "CFGPlusPlus",
     "Cache",
     "CachedTokenPruning",
+    "ClassifierGuidance",
     "ConjugateIntegrator",
     "DDIMInversion",
     "DPMSolver",
@@ -97,6 +102,7 @@ __all__ = [
     "LatentDiffusion",
     "LinearAG",
     "MaskedDenoiser",
+    "MultiExpert",
     "NewtonInversion",
     "NoisePolicy",
     "ParaDiGMS",

@@ -46,11 +46,13 @@ class Guidance(ABC):
 
     Attributes:
         evaluations: network evaluations of a guided one, at most.
+        conditional: whether it needs a condition of the network.
         renoises: whether the noise of the answer does not belong to its clean data.
         remembers: whether an answer depends on earlier ones, so that the steps must come one after the other.
     """
 
     evaluations: ClassVar[int] = 2
+    conditional: ClassVar[bool] = True
     renoises: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
 
@@ -80,6 +82,11 @@ class Look:
         self.alpha, self.sigma = levels(denoiser.schedule, x, t)
         self.progress = progress
         self.memory = memory
+
+    def times(self) -> Tensor:
+        """The time of every row of x."""
+        t = self._t.to(self.x) if isinstance(self._t, Tensor) else self.x.new_full((), self._t)
+        return t.expand(len(self.x))
 
     def conditional(self) -> Split:
         """The network's prediction under the condition. One evaluation."""
@@ -127,7 +134,7 @@ class GuidedDenoiser:
             raise InputError(f"guidance must be a hasten.diffusion Guidance, e.g. CFG(7.5); got {guidance!r}")
         if not isinstance(denoiser, Denoiser):
             raise InputError(f"guidance needs a Denoiser, got {type(denoiser).__name__}")
-        if denoiser.cond is None:
+        if guidance.conditional and denoiser.cond is None:
             raise InputError(
                 "guidance needs a conditional model and a condition to steer towards, but the denoiser has none; "
                 "give denoiser.given(labels)"
