@@ -47,6 +47,7 @@ from hasten.diffusion.steering.repulsive import RSD, reconstruct
 from hasten.diffusion.theory.exponential_sde import ExponentialIntegratorSDE, gaussian_sde_kl, kl_bound
 from hasten.diffusion.theory.restoration import RestorationDegradation
 from hasten.diffusion.theory.wasserstein import gaussian_pf_ode_w2, pf_ode_budget
+from hasten.diffusion.trajectories import plot_trajectories
 from hasten.numerics.denoiser import Denoiser
 from hasten.numerics.masked_denoiser import MaskedDenoiser
 from hasten.numerics.noise import EDM, VE, DiscreteVP, FlowMatching, Schedule, VPCosine, VPLinear
@@ -132,6 +133,7 @@ __all__ = [
     "kl_bound",
     "lift",
     "pf_ode_budget",
+    "plot_trajectories",
     "presets",
     "reconstruct",
     "record_trajectories",

@@ -36,6 +36,8 @@ class Denoiser:
             network is called without one.
         check_finite: look for nan and infinity in every output. Costs a reduction per call, and on an accelerator a
             synchronisation; without it only the final sample shows the damage.
+        log_prob: log density of the clean data, where it is known: `log_prob(x_0)` of shape (batch,). No sampler uses
+            it; pictures do.
 
     Raises:
         InputError: the output has another shape than x, or the wanted quantity does not exist at this t.
@@ -52,6 +54,7 @@ class Denoiser:
         cond_arg: str = "cond",
         null: Any = None,
         check_finite: bool = True,
+        log_prob: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         if not callable(fn):
             raise InputError(f"fn must be a network or function of (x, t), got {fn!r}")
@@ -64,6 +67,7 @@ class Denoiser:
         self.cond_arg = cond_arg
         self.null = null
         self.check_finite = check_finite
+        self.log_prob = log_prob
         self._count: Callable[[int], Any] | None = None
         self._batch = 0
         self._factors: dict[tuple[float, str], tuple[float, float]] = {}

@@ -125,7 +125,7 @@ class GaussianMixture:
             level = t[:1] if same else t
             return quantity(x, schedule.alpha(level), schedule.sigma(level), cond)
 
-        return Denoiser(network, schedule, prediction)
+        return Denoiser(network, schedule, prediction, log_prob=self.log_prob)
 
     def _constants(self, x: Tensor) -> tuple[Any, ...]:
         """Means, variances, axes (or None) and log weights in the type and on the device of x."""

@@ -12,7 +12,8 @@ import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SEVERAL = {"ddp", "fsdp2"}
-ALONE = sorted(file.stem for file in EXAMPLES.glob("*.py") if file.stem not in SEVERAL)
+DRAWN = {"trajectories"}
+ALONE = sorted(file.stem for file in EXAMPLES.glob("*.py") if file.stem not in SEVERAL | DRAWN)
 
 pytestmark = pytest.mark.alone
 
@@ -33,6 +34,14 @@ def test_there_are_examples_for_each_way_to_train() -> None:
 @pytest.mark.parametrize("name", ALONE)
 def test_example_runs(name: str) -> None:
     assert "accuracy" in run(name)
+
+
+def test_an_animation_is_written(tmp_path: Path) -> None:
+    page = tmp_path / "paths.html"
+    assert "largest distance" in run("trajectories", str(page))
+    text = page.read_text(encoding="utf-8")
+    assert "dpm-solver-3" in text
+    assert "Plotly.addFrames" in text
 
 
 def test_data_parallel_keeps_the_processes_equal() -> None:
