@@ -26,6 +26,7 @@ from hasten.diffusion.inversion.flowopt import FlowOpt, UniInv
 from hasten.diffusion.inversion.newton import NewtonInversion
 from hasten.diffusion.k_diffusion import k_diffusion
 from hasten.diffusion.latent import LatentDiffusion
+from hasten.diffusion.parallel.gs_jacobi import gs_jacobi_inverse, invert_flow, jacobi_inverse, plan_flow
 from hasten.diffusion.parallel.paradigms import ParaDiGMS
 from hasten.diffusion.paths.kinetic_optimal import KineticOptimalPath
 from hasten.diffusion.paths.shortest_path import ShortestPathSampler, ShortestPathSchedule
@@ -127,12 +128,16 @@ __all__ = [
     "gaussian_pf_ode_w2",
     "gaussian_sde_kl",
     "graph_batch",
+    "gs_jacobi_inverse",
     "guided_invert",
     "invert",
+    "invert_flow",
+    "jacobi_inverse",
     "k_diffusion",
     "kl_bound",
     "lift",
     "pf_ode_budget",
+    "plan_flow",
     "plot_trajectories",
     "presets",
     "reconstruct",

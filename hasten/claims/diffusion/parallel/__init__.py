@@ -1,0 +1,1 @@
+"""Claims of the methods that compute many steps or tokens at once."""
