@@ -6,6 +6,7 @@ from hasten.diffusion.caching.base import Cache
 from hasten.diffusion.caching.fora import FORA
 from hasten.diffusion.caching.taylorseer import TaylorSeer
 from hasten.diffusion.caching.token_pruning import CachedTokenPruning
+from hasten.diffusion.conditioning.lacon import ConditionAligner, LateConstraint, fit_aligner
 from hasten.diffusion.discrete.masked import MDLM, unmask
 from hasten.diffusion.discrete.remdm import ForwardBackward, ReMDM
 from hasten.diffusion.graphs.base import GraphDenoiser, Graphs, GraphSDE, graph_batch
@@ -80,6 +81,7 @@ __all__ = [
     "Cache",
     "CachedTokenPruning",
     "ClassifierGuidance",
+    "ConditionAligner",
     "ConjugateIntegrator",
     "DDIMInversion",
     "DPMSolver",
@@ -101,6 +103,7 @@ __all__ = [
     "GuidedDenoiser",
     "Inverter",
     "KineticOptimalPath",
+    "LateConstraint",
     "LatentDiffusion",
     "LinearAG",
     "MaskedDenoiser",
@@ -125,6 +128,7 @@ __all__ = [
     "VPCosine",
     "VPLinear",
     "error_split",
+    "fit_aligner",
     "gaussian_pf_ode_w2",
     "gaussian_sde_kl",
     "graph_batch",

@@ -1,0 +1,1 @@
+"""Conditions of a trained model from outside: maps that samples shall match."""
