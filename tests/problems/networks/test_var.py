@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from hasten.core.errors import InputError
 from hasten.problems.networks.var import Memory, TinyVAR, large_digits, train_digits
@@ -16,20 +15,20 @@ def model() -> TinyVAR:
 
 
 def test_codes_explain_the_image_scale_by_scale() -> None:
-    made, maps = model(), F.pixel_unshuffle(large_digits()[0], 2)
+    made, maps = model(), large_digits()[0]
     made.quantiser.learn(maps, rounds=3)
     codes, known = made.quantiser.encode(maps)
-    known.append(known[-1] + made.quantiser.enlarge(3, codes[-1]))
+    known.append(known[-1] + made.quantiser.enlarge(4, codes[-1]))
     errors = [float((so_far - maps).square().mean()) for so_far in known]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.02 * errors[0]
-    assert [code.shape[1] for code in codes] == [1, 4, 16, 64]
+    assert [code.shape[1] for code in codes] == [1, 4, 16, 64, 256]
 
 
 def test_a_scale_sees_the_smaller_ones_as_in_training() -> None:
     made = model()
     images, labels = large_digits()
-    maps = F.pixel_unshuffle(images[:4], 2)
+    maps = images[:4]
     made.quantiser.learn(maps, rounds=1)
     _, known = made.quantiser.encode(maps)
     memories, parts = [Memory() for _ in made.blocks], []
@@ -40,7 +39,7 @@ def test_a_scale_sees_the_smaller_ones_as_in_training() -> None:
         parts.append(made.final(x))
     logits, codes = made(images[:4], labels[:4])
     torch.testing.assert_close(torch.cat(parts, 1), logits, rtol=1e-4, atol=1e-5)
-    assert codes.shape == logits.shape[:2] == (4, 85)
+    assert codes.shape == logits.shape[:2] == (4, 341)
 
 
 def test_equal_generators_give_equal_images() -> None:

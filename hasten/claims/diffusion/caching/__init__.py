@@ -1,0 +1,1 @@
+"""Claims of feature caching and token pruning."""
