@@ -4,6 +4,7 @@ from hasten.diffusion import presets
 from hasten.diffusion.base import Sampler, sample
 from hasten.diffusion.caching.base import Cache
 from hasten.diffusion.caching.fora import FORA
+from hasten.diffusion.caching.gated_taylor import ConfidenceGatedTaylor
 from hasten.diffusion.caching.taylorseer import TaylorSeer
 from hasten.diffusion.caching.token_pruning import CachedTokenPruning
 from hasten.diffusion.conditioning.lacon import ConditionAligner, LateConstraint, fit_aligner
@@ -72,6 +73,7 @@ __all__ = [
     "CachedTokenPruning",
     "ClassifierGuidance",
     "ConditionAligner",
+    "ConfidenceGatedTaylor",
     "ConjugateIntegrator",
     "DDIM",
     "DDIMInversion",

@@ -44,9 +44,11 @@ def given(family: str) -> dict[str, Any]:
         from hasten.diffusion import VPLinear
         from hasten.numerics.markov_chain import MarkovChainPosterior
         from hasten.numerics.mixture import circle
+        from hasten.problems.digits_diffusion import digits_denoiser
 
         names |= {"denoiser": circle(3, 2).denoiser(VPLinear())}
         names |= {"masked_denoiser": MarkovChainPosterior.ring().denoiser()}
+        names |= {"transformer": digits_denoiser()}
     return names
 
 

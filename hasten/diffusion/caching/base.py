@@ -156,9 +156,9 @@ class Cache(ABC):
         feature = self.stream.features.setdefault(place, Feature(order))
         feature.refresh(output, self._step - self.stream.last)
 
-    def skip(self) -> None:
-        """Make the present pass a forecast."""
-        self._full = False
+    def run_in_full(self) -> None:
+        """Make the present pass a full one after all."""
+        self._full = True
 
     def _restart(self) -> None:
         self._streams: list[Stream] = []
