@@ -85,7 +85,7 @@ class VPCosine(VariancePreserving):
     @elementwise
     def t_of_log_alpha(self, value: Tensor) -> Tensor:
         """Arc cosine, computed from both sides of the triangle so that small angles keep their digits."""
-        log_cos = value + math.log(math.cos(self._angle(0.0)))
+        log_cos = value + 0.5 * math.log1p(-(math.sin(self._angle(0.0)) ** 2))
         angle = torch.atan2((-torch.expm1(2.0 * log_cos)).sqrt(), log_cos.exp())
         return angle * (2.0 / math.pi) * (1.0 + self.s) - self.s
 
