@@ -7,6 +7,7 @@ from hasten.diffusion.caching.fora import FORA
 from hasten.diffusion.caching.gated_taylor import ConfidenceGatedTaylor
 from hasten.diffusion.caching.taylorseer import TaylorSeer
 from hasten.diffusion.caching.token_pruning import CachedTokenPruning
+from hasten.diffusion.conditioning.control_branch import ControlNeXt, CrossNorm, LightControl, ZeroConv
 from hasten.diffusion.conditioning.lacon import ConditionAligner, LateConstraint, fit_aligner
 from hasten.diffusion.discrete.masked import MDLM, unmask
 from hasten.diffusion.discrete.remdm import ForwardBackward, ReMDM
@@ -75,6 +76,8 @@ __all__ = [
     "ConditionAligner",
     "ConfidenceGatedTaylor",
     "ConjugateIntegrator",
+    "ControlNeXt",
+    "CrossNorm",
     "DDIM",
     "DDIMInversion",
     "DDPM",
@@ -104,6 +107,7 @@ __all__ = [
     "KineticOptimalPath",
     "LateConstraint",
     "LatentDiffusion",
+    "LightControl",
     "LinearAG",
     "MDLM",
     "MaskedDenoiser",
@@ -131,6 +135,7 @@ __all__ = [
     "VE",
     "VPCosine",
     "VPLinear",
+    "ZeroConv",
     "error_split",
     "fit_aligner",
     "gaussian_pf_ode_w2",
