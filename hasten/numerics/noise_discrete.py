@@ -64,7 +64,7 @@ class DiscreteVP(VariancePreserving):
     @classmethod
     def sigmoid(cls, levels: int = 1000, start: float = 1e-4, end: float = 0.02) -> DiscreteVP:
         """betas on a sigmoid from -6 to 6 that rises from about `start` to about `end` (GeoDiff)."""
-        rise = torch.linspace(-6.0, 6.0, levels, dtype=torch.float64).sigmoid()
+        rise = torch.linspace(-6.0, 6.0, check.integer("levels", levels, 2), dtype=torch.float64).sigmoid()
         return cls(start + (end - start) * rise)
 
     def __hash__(self) -> int:
