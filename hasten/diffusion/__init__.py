@@ -3,8 +3,10 @@
 from hasten.diffusion import presets
 from hasten.diffusion.base import Sampler, sample
 from hasten.diffusion.caching.base import Cache
+from hasten.diffusion.caching.feature_slicer import FeatureSlicer, Operator
 from hasten.diffusion.caching.fora import FORA
 from hasten.diffusion.caching.gated_taylor import ConfidenceGatedTaylor
+from hasten.diffusion.caching.step_rehash import StepRehash
 from hasten.diffusion.caching.taylorseer import TaylorSeer
 from hasten.diffusion.caching.token_pruning import CachedTokenPruning
 from hasten.diffusion.conditioning.control_branch import ControlNeXt, CrossNorm, LightControl, ZeroConv
@@ -95,6 +97,7 @@ __all__ = [
     "ExponentialIntegratorSDE",
     "FIND",
     "FORA",
+    "FeatureSlicer",
     "FlowMatching",
     "FlowOpt",
     "ForwardBackward",
@@ -114,6 +117,7 @@ __all__ = [
     "MultiExpert",
     "NewtonInversion",
     "NoisePolicy",
+    "Operator",
     "PSLD",
     "ParaDiGMS",
     "ParallelOptimizer",
@@ -129,6 +133,7 @@ __all__ = [
     "ShortestPathSampler",
     "ShortestPathSchedule",
     "SplittingIntegrator",
+    "StepRehash",
     "TaylorSeer",
     "Tilted",
     "UniInv",

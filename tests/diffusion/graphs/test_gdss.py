@@ -31,7 +31,7 @@ MASK = torch.tensor([[1, 1, 1], [1, 1, 0]])
 
 # harryjo97/GDSS at 24cc490e, solver.py: S4_solver and get_pc_sampler (Euler, Langevin) in float64 with N=5, eps=0,
 # snr=0.2, scale_eps=0.7, torch.manual_seed(7), stopped after three steps; VPSDE(0.1, 1.0) and VESDE(0.1, 1.0); networks
-# as in `network`. Features of the first graph, then its weights of the pairs (0, 1), (0, 2) and (1, 2), and the second's of
+# as in `network`. Features of the first graph; then its weights of the pairs (0, 1), (0, 2) and (1, 2), the second's of
 # (0, 1).
 GOLDEN = {
     ("vp", "s4"): (
