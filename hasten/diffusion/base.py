@@ -172,12 +172,12 @@ class Sampler(Method[Sampling, Any]):
 
 @contextmanager
 def solving(where: Callable[[], str]) -> Iterator[None]:
-    """Evaluate networks without gradients; if one leaves the finite numbers, say `where` in the chain."""
+    """Evaluate networks without gradients; if one fails or leaves the finite numbers, say `where` in the chain."""
     try:
         with torch.no_grad():
             yield
-    except DivergedError as error:
-        raise DivergedError(f"{where()}: {error}") from None
+    except (DivergedError, InputError) as error:
+        raise type(error)(f"{where()}: {error}") from None
 
 
 @lru_cache(maxsize=256)

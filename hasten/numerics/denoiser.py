@@ -128,8 +128,10 @@ class Denoiser:
 
     def split(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """Clean data and noise, `(x_0, eps)`, from one evaluation; `x = alpha x_0 + sigma eps`."""
+        factors = [self._factors_for(x, t, wanted) for wanted in ("x0", "epsilon")]
         output = self._evaluate(x, t)
-        return self._convert(x, t, output, "x0"), self._convert(x, t, output, "epsilon")
+        x0, eps = (self._combined(x, output, pair) for pair in factors)
+        return x0, eps
 
     def solve(self, noise: Tensor, steps: int = 400) -> Tensor:
         """The exact probability-flow ODE from `noise` at T to t_min: Runge-Kutta 4 in lam, float64."""
@@ -138,7 +140,8 @@ class Denoiser:
         return rk4_lambda(self, noise, steps=steps)
 
     def _answer(self, x: Tensor, t: float | Tensor, wanted: str) -> Tensor:
-        return self._convert(x, t, self._evaluate(x, t), wanted)
+        factors = self._factors_for(x, t, wanted)
+        return self._combined(x, self._evaluate(x, t), factors)
 
     def _evaluate(self, x: Tensor, t: float | Tensor) -> Tensor:
         times = t.to(x) if isinstance(t, Tensor) else x.new_full((), t)
@@ -158,17 +161,30 @@ class Denoiser:
 
     def _at(self, t: float | Tensor) -> str:
         if isinstance(t, Tensor):
-            return f" at t from {float(t.min()):.4g} to {float(t.max()):.4g}"
+            low, high = float(t.min()), float(t.max())
+            levels = f"sigma from {self.schedule.sigma(low):.4g} to {self.schedule.sigma(high):.4g}"
+            return f" at t from {low:.4g} to {high:.4g} ({levels})"
         return f" at t={t:.4g} (alpha={self.schedule.alpha(t):.4g}, sigma={self.schedule.sigma(t):.4g})"
 
-    def _convert(self, x: Tensor, t: float | Tensor, output: Tensor, wanted: str) -> Tensor:
+    def _factors_for(self, x: Tensor, t: float | Tensor, wanted: str) -> tuple[Any, Any] | None:
+        """Factors of x and of the output, in a form that multiplies x; None for the output itself.
+
+        They are asked for before the network is, so that a quantity that does not exist costs no evaluation.
+        """
         if wanted == self.prediction:
+            return None
+        if not isinstance(t, Tensor):
+            return self._cached(float(t), wanted)
+        shape = (-1, *(1,) * (x.ndim - 1)) if t.ndim else ()
+        of_x, of_output = (factor.to(x).reshape(shape) for factor in self._factors_at(t.double(), wanted))
+        return of_x, of_output
+
+    @staticmethod
+    def _combined(x: Tensor, output: Tensor, factors: tuple[Any, Any] | None) -> Tensor:
+        if factors is None:
             return output
-        if isinstance(t, Tensor):
-            shape = (-1, *(1,) * (x.ndim - 1)) if t.ndim else ()
-            of_x, of_output = (factor.to(x).reshape(shape) for factor in self._factors_at(t.double(), wanted))
-        else:
-            of_x, of_output = self._cached(float(t), wanted)
+        of_x, of_output = factors
+        if isinstance(of_x, float):
             return (x * of_x).add_(output, alpha=of_output)
         return of_x * x + of_output * output
 

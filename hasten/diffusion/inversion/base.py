@@ -16,6 +16,7 @@ from hasten.core.kinds.invert import Inversion
 from hasten.core.kinds.sample import Denoises
 from hasten.core.registry import entry
 from hasten.diffusion.base import Sampler, SamplerState, Step, planned
+from hasten.diffusion.guidance.base import GuidedDenoiser
 from hasten.numerics.noise import Schedule
 from hasten.numerics.time_grid import Grid
 
@@ -43,7 +44,10 @@ def transfer(schedule: Schedule, s: float, t: float) -> tuple[float, float]:
 
     It is written in signal and noise levels, so that it holds where either of them vanishes at t.
     """
-    scale = schedule.alpha(t) / schedule.alpha(s)
+    start = schedule.alpha(s)
+    if start < 1e-12:
+        raise InputError(f"a step begins at t={s:g} with alpha=0, where no signal is left; move that end of the grid")
+    scale = schedule.alpha(t) / start
     return scale, schedule.sigma(t) - scale * schedule.sigma(s)
 
 
@@ -105,6 +109,14 @@ def invert(
     if steps is not None:
         card, made = made.card, replace(made, steps=steps)
         object.__setattr__(made, "card", card)
+    if isinstance(denoiser, GuidedDenoiser) and (denoiser.guidance.renoises or denoiser.guidance.remembers):
+        name = type(denoiser.guidance).__name__
+        if denoiser.guidance.remembers:
+            raise InputError(f"{name} depends on the steps before, which an inversion does not have yet; use CFG")
+        raise InputError(
+            f"{name} noises again with another noise than it removes, which {made.card.name} would not undo; call "
+            f"hasten.diffusion.guided_invert(denoiser.given(labels), x0, {name}(...))"
+        )
     problem = Inversion(denoiser, x0, metric=lambda noise: 0.0)
     problem.horizon = check.integer("nfe", nfe, 1) if nfe is not None else None
     state = made.init(problem, generator or torch.default_generator)
