@@ -34,6 +34,7 @@ from hasten.diffusion.latent import LatentDiffusion
 from hasten.diffusion.parallel.gs_jacobi import gs_jacobi_inverse, invert_flow, jacobi_inverse, plan_flow
 from hasten.diffusion.parallel.paradigms import ParaDiGMS
 from hasten.diffusion.parallel.parallel_optimizer import ParallelOptimizer
+from hasten.diffusion.parallel.picard_consistency import PCM, PicardConsistency
 from hasten.diffusion.paths.kinetic_optimal import KineticOptimalPath
 from hasten.diffusion.paths.shortest_path import ShortestPathSampler, ShortestPathSchedule
 from hasten.diffusion.samplers.conjugate import ConjugateIntegrator
@@ -118,11 +119,13 @@ __all__ = [
     "NewtonInversion",
     "NoisePolicy",
     "Operator",
+    "PCM",
     "PSLD",
     "ParaDiGMS",
     "ParallelOptimizer",
     "PhaseDenoiser",
     "PredictorCorrector",
+    "PicardConsistency",
     "Product",
     "RSD",
     "ReMDM",

@@ -140,9 +140,17 @@ class ParaDiGMS(Sampler):
         return steps
 
     def init(self, problem: Sampling, generator: torch.Generator) -> WindowState:
-        plan = planned(self, problem.schedule, problem.horizon)
         x = problem.noise
-        rows, variance, fresh = zip(*plan)
+        state = self.open(x, problem.schedule, problem.horizon)
+        if self.base == "ddpm":
+            fresh = [step[2] for step in planned(self, problem.schedule, problem.horizon)]
+            state.noise = torch.stack([std * standard_normal(x, generator) for std in fresh])
+        state.left = problem.horizon if self.steps is None and isinstance(self.grid, str) else None
+        return state
+
+    def open(self, x: Tensor, schedule: Schedule, nfe: int | None) -> WindowState:
+        """The state before the first round, from start noise x, without the noise of later steps."""
+        rows, variance, _ = zip(*planned(self, schedule, nfe))
         stages = tuple(
             Stage(
                 torch.tensor([row[0] for row in stage], dtype=torch.float64).to(x),
@@ -151,25 +159,24 @@ class ParaDiGMS(Sampler):
             )
             for stage in zip(*rows)
         )
-        noise = None
-        if self.base == "ddpm":
-            noise = torch.stack([std * standard_normal(x, generator) for std in fresh])
-        left = problem.horizon if self.steps is None and isinstance(self.grid, str) else None
-        slots = x.expand(min(self.window, len(plan)) + 1, *x.shape)
-        return WindowState(slots, stages, torch.tensor(variance, dtype=torch.float64).to(x), noise, left)
+        slots = x.expand(min(self.window, len(rows)) + 1, *x.shape)
+        return WindowState(slots, stages, torch.tensor(variance, dtype=torch.float64).to(x), None, None)
 
     def step(self, problem: Sampling, state: WindowState) -> WindowState:
+        return self.round(problem.denoiser, state)
+
+    def round(self, denoiser: Denoises, state: WindowState) -> WindowState:
+        """One Picard iteration on the window, which then moves to the first point that has not settled."""
         steps = len(state.variance)
         begin, open_slots = state.begin, len(state.slots) - 1
         if state.left is not None:
             open_slots = min(open_slots, state.left // self.evaluations - (steps - begin - 1))
             state.left -= open_slots * self.evaluations
         window = slice(begin, begin + open_slots)
-        x, old = state.slots[:open_slots], state.slots[1 : open_slots + 1]
+        old = state.slots[1 : open_slots + 1]
         state.index += 1
         with solving(lambda: f"round {state.index}, steps {begin + 1} to {begin + open_slots}"):
-            drift = self._base_steps(problem.denoiser, x, state, window) - x
-            new = x[0] + drift.cumsum(0)
+            new = self.picard(denoiser, state.slots[:open_slots], state.stages, window, state.noise)
         change = (new - old).flatten(2).square().mean(2).amax(1) / state.variance[window]
         moving = (change > self.tol**2).nonzero()
         settled = len(moving) == 0 or (self.max_iter is not None and state.index >= self.max_iter)
@@ -183,17 +190,26 @@ class ParaDiGMS(Sampler):
     def done(self, state: WindowState) -> bool:
         return state.begin >= len(state.variance)
 
-    def _base_steps(self, denoiser: Denoises, x: Tensor, state: WindowState, window: slice) -> Tensor:
+    def picard(
+        self, denoiser: Denoises, x: Tensor, stages: Sequence[Stage], window: slice, noise: Tensor | None = None
+    ) -> Tensor:
+        """One Picard iteration: states after the window's steps, from guesses x of the states before them."""
+        drift = self.base_steps(denoiser, x, stages, window, noise) - x
+        return x[0] + drift.cumsum(0)
+
+    def base_steps(
+        self, denoiser: Denoises, x: Tensor, stages: Sequence[Stage], window: slice, noise: Tensor | None = None
+    ) -> Tensor:
         """The base sampler's step from every point of the window, in one batched call per stage."""
         outputs: list[Tensor] = []
         u = x
-        for t, scale, weights in state.stages:
+        for t, scale, weights in stages:
             times = t[window].repeat_interleave(x.shape[1])
             outputs.insert(0, denoiser.eps(u.flatten(0, 1), times).view_as(x))
             u = scale[window] * x
             for weight, output in zip(weights, outputs):
                 u = u + weight[window] * output
-        return u if state.noise is None else u + state.noise[window]
+        return u if noise is None else u + noise[window]
 
     @staticmethod
     def _column(values: Sequence[float], x: Tensor) -> Tensor:
