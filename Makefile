@@ -6,7 +6,7 @@ BENCH := .venv/.bench
 DOCS := .venv/.docs
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: race test lint claims bench bench-optim bench-loop bench-federated docs clean
+.PHONY: race test lint claims bench bench-optim bench-loop bench-federated bench-diffusion docs clean
 
 race: $(READY)
 	$(PY) -m hasten race --report race.html
@@ -24,7 +24,7 @@ claims: $(READY)
 	$(PY) -m hasten claims --write
 	$(PY) docs/generate.py
 
-bench: bench-loop bench-optim bench-federated
+bench: bench-loop bench-optim bench-federated bench-diffusion
 
 bench-loop: $(BENCH)
 	$(PY) benchmarks/loop.py
@@ -34,6 +34,9 @@ bench-optim: $(BENCH)
 
 bench-federated: $(BENCH)
 	$(PY) benchmarks/federated.py
+
+bench-diffusion: $(BENCH)
+	$(PY) benchmarks/diffusion.py
 
 docs: $(DOCS)
 	$(PY) docs/generate.py

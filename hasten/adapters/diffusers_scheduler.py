@@ -117,7 +117,7 @@ class HastenScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def begin_index(self) -> int | None:
-        """The timestep at which the loop begins, if it was said."""
+        """Where the loop begins, if it was said."""
         return self._begin_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
@@ -197,8 +197,7 @@ class HastenScheduler(SchedulerMixin, ConfigMixin):
             raise InputError("call set_timesteps before step")
         if self._step_index is None:
             self._start(timestep)
-        assert self._run is not None
-        assert self._step_index is not None
+        assert self._run is not None and self._step_index is not None  # noqa: PT018
         self._expect(timestep)
         exact = sample.float() if sample.dtype in (torch.float16, torch.bfloat16) else sample
         found = self._run.feed(model_output.to(exact.dtype), exact, generator)
@@ -288,20 +287,15 @@ def _betas(levels: int, start: float, end: float, kind: str, trained: Sequence[f
         return torch.as_tensor(trained, dtype=torch.float64)
     check.integer("num_train_timesteps", levels, 2)
     check.one_of("beta_schedule", kind, ("linear", "scaled_linear", "squaredcos_cap_v2"))
-    if kind == "linear":
-        return torch.linspace(start, end, levels, dtype=torch.float64)
-    if kind == "scaled_linear":
-        return torch.linspace(start**0.5, end**0.5, levels, dtype=torch.float64) ** 2
-    u = torch.arange(levels + 1, dtype=torch.float64) / levels
-    kept = ((u + 0.008) / 1.008 * math.pi / 2.0).cos() ** 2
-    return (1.0 - kept[1:] / kept[:-1]).clamp(max=0.999)
+    if kind == "squaredcos_cap_v2":
+        made = DiscreteVP.cosine(levels)
+    else:
+        made = (DiscreteVP.linear if kind == "linear" else DiscreteVP.scaled_linear)(levels, start, end)
+    return torch.tensor(made.betas, dtype=torch.float64)
 
 
 def _without_signal(betas: Tensor) -> Tensor:
-    """Betas with the signal level moved and scaled to end at (almost) nothing.
-
-    Source: Lin et al. (2023), arXiv 2305.08891.
-    """
+    """Betas with the signal level moved and scaled to end at (almost) nothing. Source: Lin et al., arXiv 2305.08891."""
     signal = (1.0 - betas).cumprod(0).sqrt()
     signal = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
     kept = signal.square() * (1.0 - LEAST_SIGNAL) + LEAST_SIGNAL

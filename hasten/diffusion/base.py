@@ -243,9 +243,8 @@ def sample(
         steps: steps to take. A step costs one to four evaluations, depending on the sampler.
         nfe: network evaluations to spend, instead of `steps`; 20 if neither is given.
         noise: start noise at time T instead of `shape`, standard deviation `sigma(T)`.
-        generator: source of all randomness; torch's global one if not given. A list of generators, one per sample,
-            gives each sample noise of its own: the same samples however they are split into batches. Noise is drawn
-            where the generators live, so that CPU generators give the same noise for a network on any device.
+        generator: source of all randomness, on any device; torch's global one if not given. A list of one per sample
+            gives each sample noise of its own: the same samples however they are split into batches.
         guidance: steers a conditional model, given as `denoiser.given(labels)`, towards its condition: `CFG(7.5)` or
             the name of one. A guided evaluation counts as up to two; `nfe` plans with two.
         cache: lets most evaluations run a part of the network only: `TaylorSeer(interval=4)` or the name of one.
@@ -270,8 +269,9 @@ def sample(
     if steps is not None and nfe is not None:
         raise InputError(f"give either steps or nfe, got steps={steps} and nfe={nfe}")
     source = draws.checked(generator)
+    start: Any = noise
     if shape is not None:
-        noise = draws.normal(shape, source, dtype, device) * denoiser.schedule.noise_scale
+        start = draws.normal(shape, source, dtype, device) * denoiser.schedule.noise_scale
     if isinstance(sampler, str):
         method = entry(sampler if "." in sampler else f"diffusion.{sampler}").build(**hyper)
     elif hyper:
@@ -280,13 +280,12 @@ def sample(
         method = sampler
     if steps is not None:
         method = method.changed(steps=steps)
-    assert noise is not None
     horizon = check.integer("nfe", nfe, 1) if nfe is not None else 20 if steps is None else None
     if guidance is not None:
         denoiser, horizon = guided(method, denoiser, guidance, horizon)
     elif isinstance(denoiser, GuidedDenoiser):
         method.accept(denoiser.guidance)
-    problem = Sampling(denoiser, noise, metric=lambda x: 0.0)
+    problem = Sampling(denoiser, start, metric=lambda x: 0.0)
     problem.horizon = horizon
     store = make_cache(cache)
     with caching(denoiser, store):
@@ -296,7 +295,6 @@ def sample(
             if callback is not None:
                 callback(state)
     if costs is not None:
-        costs.update(nfe=problem.calls["nfe"], rounds=problem.rounds)
-        if store is not None:
-            costs.update(passes=store.passes(len(noise)))
+        passes = {} if store is None else {"passes": store.passes(len(start))}
+        costs.update(nfe=problem.calls["nfe"], rounds=problem.rounds, **passes)
     return state.x
