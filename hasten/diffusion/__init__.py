@@ -49,6 +49,7 @@ from hasten.diffusion.samplers.phase_space import SplittingIntegrator
 from hasten.diffusion.samplers.score_samplers import AcceleratedDDIM, AcceleratedDDPM
 from hasten.diffusion.schedulers import scheduler
 from hasten.diffusion.search.autodiffusion import EvolutionSearch, search_grid
+from hasten.diffusion.search.layer_skipping import LayerSkip, search_layers
 from hasten.diffusion.search.noise_policy import FIND, NoisePolicy
 from hasten.diffusion.steering.driftlite import DriftLite, steer
 from hasten.diffusion.steering.repulsive import RSD, reconstruct
@@ -112,6 +113,7 @@ __all__ = [
     "LateConstraint",
     "LatentDiffusion",
     "LightControl",
+    "LayerSkip",
     "LinearAG",
     "MDLM",
     "MaskedDenoiser",
@@ -167,6 +169,7 @@ __all__ = [
     "sample_graphs",
     "scheduler",
     "search_grid",
+    "search_layers",
     "steer",
     "unmask",
 ]

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -45,11 +45,13 @@ class Cache(ABC):
             `layers` if not given.
 
     Attributes:
+        stores: whether forecasts need stored features, so that a stream without any runs in full.
         full: passes that ran all of the network, since the last reset.
         forecasts: passes that ran a part of it.
         stored: most numbers that were stored at a time.
     """
 
+    stores: ClassVar[bool] = True
     model: nn.Module | None = field(default=None, repr=False)
     blocks: str | Sequence[str] | None = None
     full: int = field(default=0, init=False, repr=False)
@@ -67,7 +69,7 @@ class Cache(ABC):
 
     @abstractmethod
     def due(self, step: int, stream: Stream) -> bool:
-        """Whether this pass must be full. Without features it always is."""
+        """Whether this pass must be full, beyond those of a stream without features."""
 
     @abstractmethod
     def answer(self, place: Place, run: Callable[[], Any], args: Any, kwargs: Any) -> Any:
@@ -189,7 +191,7 @@ class Cache(ABC):
         elif self._streams[self._index].kind != kind:
             self._streams[self._index] = Stream(kind)
         stream = self._present = self._streams[self._index]
-        self._full = not stream.features or self.due(self._step, stream)
+        self._full = (self.stores and not stream.features) or self.due(self._step, stream)
         self._calls.clear()
         self._forecasts.clear()
         try:

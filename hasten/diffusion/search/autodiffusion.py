@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -229,14 +229,7 @@ def search_grid(
     if noise is None:
         raise InputError("give noise, the start of the samples that are scored, e.g. torch.randn(256, 3, 32, 32)")
     start = noise
-    if isinstance(method, str):
-        search = entry(method if "." in method else f"diffusion.{method}").build(**hyper)
-    elif hyper:
-        raise InputError(f"{', '.join(hyper)}: set these on the search that you pass")
-    else:
-        search = method
-    if not isinstance(search, EvolutionSearch):
-        raise InputError(f"{method!r} is no search; `hasten list choose` shows those")
+    search = searching(method, hyper)
     named = isinstance(sampler, str)
     solver = entry(sampler if "." in sampler else f"diffusion.{sampler}").build() if named else sampler
     judge = score or partial(rms, reference=denoiser.solve(start))
@@ -249,7 +242,25 @@ def search_grid(
             return math.inf
 
     problem = Choosing(judged, steps - 1, candidates - 2)
+    return grid_of(searched(search, problem, scores, generator), times)
+
+
+def searching(method: str | EvolutionSearch, hyper: Mapping[str, Any]) -> EvolutionSearch:
+    """The search of this name with these arguments, or itself."""
+    if isinstance(method, str):
+        search = entry(method if "." in method else f"diffusion.{method}").build(**hyper)
+    elif hyper:
+        raise InputError(f"{', '.join(hyper)}: set these on the search that you pass")
+    else:
+        search = method
+    if not isinstance(search, EvolutionSearch):
+        raise InputError(f"{method!r} is no search; `hasten list choose` shows those")
+    return search
+
+
+def searched(search: EvolutionSearch, problem: Choosing, scores: int, generator: torch.Generator | None) -> Choice:
+    """The best choice after so many scorings."""
     state = search.init(problem, generator or torch.default_generator)
     while not search.done(state) and problem.calls["score"] < scores:
         state = search.step(problem, state)
-    return grid_of(state.x, times)
+    return state.x
