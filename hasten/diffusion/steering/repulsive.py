@@ -214,11 +214,11 @@ def repulsion(x: Tensor, features: Features | None = None) -> Tensor:
 
 
 def _spread(phi: Tensor) -> Tensor:
-    """Repulsion between rows of phi, shape (n, d)."""
+    """Repulsion between rows of phi, shape (n, d). The smallest distance, to itself, is no part of a row's median."""
     n = len(phi)
     squares = torch.cdist(phi, phi, compute_mode="donot_use_mm_for_euclid_dist").square()
     apart = ~torch.eye(n, dtype=torch.bool, device=phi.device)
-    h = squares[apart].view(n, n - 1).median(1, keepdim=True).values / math.log(n - 1)
+    h = squares.kthvalue(n // 2 + 1, dim=1, keepdim=True).values / math.log(n - 1)
     kernel = torch.where(apart & (h > 0), torch.exp(-squares / h), apart.to(phi))
     mean = kernel @ phi / kernel.sum(1, keepdim=True)
     return torch.where(h > 0, 2.0 / h, 0.0) * (phi - mean)

@@ -54,6 +54,18 @@ def test_repulsion_equals_published_code() -> None:
     torch.testing.assert_close(repulsion(image, features).flatten(1), repulsion(POINTS, features))
 
 
+@pytest.mark.parametrize("n", [3, 4, 7, 32])
+def test_repulsion_is_the_formula(n: int) -> None:
+    phi = torch.randn(n, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
+    for i, pushed in enumerate(repulsion(phi)):
+        others = phi[[j for j in range(n) if j != i]]
+        squares = (phi[i] - others).square().sum(1)
+        h = squares.median() / math.log(n - 1)
+        kernel = torch.exp(-squares / h)
+        expected = (2.0 * kernel[:, None] * (phi[i] - others) / h).sum(0) / kernel.sum()
+        torch.testing.assert_close(pushed, expected, atol=1e-12, rtol=0)
+
+
 def test_repulsion_is_finite_where_particles_coincide() -> None:
     same = torch.ones(4, 2, dtype=torch.float64)
     assert not repulsion(same).any()
