@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -151,14 +150,12 @@ class LateConstraint(Guidance):
         return self.w != 1.0
 
     def guide(self, look: Look) -> Split:
-        denoiser = look._denoiser
-        times = look.times() / denoiser.schedule.T
+        times = look.times() / look.denoiser.schedule.T
         constrained = times > self.truncation
         if not bool(constrained.any()):
             return self._classifier_free(look, look.conditional())
-        found, slope = self._slope(look, times)
-        if denoiser._count is not None:
-            denoiser._count(len(look.x))
+        with Taps(self.network or look.denoiser.fn, self.blocks) as taps:
+            found, slope = look.slope(lambda _: self._loss(taps, times))
         strength = self.scale * constrained.to(slope)
         if self.rescale:
             strength = strength * _norm(found.eps - look.x) / _norm(slope).clamp(min=1e-30)
@@ -170,22 +167,16 @@ class LateConstraint(Guidance):
             return found
         return look.unconditional(torch.arange(len(look.x), device=look.x.device)).towards(found, self.w)
 
-    def _slope(self, look: Look, times: Tensor) -> tuple[Split, Tensor]:
-        """The free prediction, and the gradient of every sample's loss by its state."""
-        with torch.enable_grad():
-            at = copy.copy(look)
-            at.x = look.x.detach().requires_grad_(True)
-            with Taps(self.network or look._denoiser.fn, self.blocks) as taps:
-                found = at.conditional()
-            answer = self.aligner(taps.maps(self.target.shape[-2:]), times)
-            target = self.target.to(answer)
-            if answer.shape[1:] != target.shape[1:] or len(answer) % len(target):
-                raise InputError(
-                    f"target must hold maps of the aligner's shape {tuple(answer.shape)}, got {tuple(target.shape)}"
-                )
-            loss = (answer - target.repeat(len(answer) // len(target), 1, 1, 1)).square().flatten(1).mean(1).sum()
-            (slope,) = torch.autograd.grad(loss, at.x)
-        return Split(found.x0.detach(), found.eps.detach()), slope
+    def _loss(self, taps: Taps, times: Tensor) -> Tensor:
+        """Sum over the samples of the mean square error of their maps."""
+        answer = self.aligner(taps.maps(self.target.shape[-2:]), times)
+        target = self.target.to(answer)
+        if answer.shape[1:] != target.shape[1:] or len(answer) % len(target):
+            raise InputError(
+                f"target must hold maps of the aligner's shape {tuple(answer.shape)}, got {tuple(target.shape)}"
+            )
+        errors = (answer - target.repeat(len(answer) // len(target), 1, 1, 1)).square()
+        return errors.flatten(1).mean(1).sum()
 
 
 def _norm(x: Tensor) -> Tensor:

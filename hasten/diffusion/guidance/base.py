@@ -69,6 +69,7 @@ class Look:
     """One state that is to be denoised, as guidance sees it.
 
     Attributes:
+        denoiser: the network with its schedule and condition.
         x: the batch.
         alpha, sigma: levels of signal and noise, a number or one per row.
         progress: share of the steps that are done.
@@ -76,7 +77,7 @@ class Look:
     """
 
     def __init__(self, denoiser: Denoiser, x: Tensor, t: float | Tensor, progress: float, memory: Any) -> None:
-        self._denoiser = denoiser
+        self.denoiser = denoiser
         self._t = t
         self.x = x
         self.alpha, self.sigma = levels(denoiser.schedule, x, t)
@@ -90,11 +91,28 @@ class Look:
 
     def conditional(self) -> Split:
         """The network's prediction under the condition. One evaluation."""
-        return Split(*self._denoiser.split(self.x, self._t))
+        return Split(*self.denoiser.split(self.x, self._t))
+
+    def slope(self, loss: Callable[[Split], Tensor]) -> tuple[Split, Tensor]:
+        """The prediction under the condition, and the gradient by x, through the network, of a loss of it.
+
+        Two evaluations: the backward pass counts as one.
+
+        Args:
+            loss: a number, the sum over the samples, so that they do not see each other.
+        """
+        with torch.enable_grad():
+            at = copy.copy(self)
+            at.x = self.x.detach().requires_grad_(True)
+            found = at.conditional()
+            (slope,) = torch.autograd.grad(loss(found), at.x)
+        if self.denoiser._count is not None:
+            self.denoiser._count(len(self.x))
+        return Split(found.x0.detach(), found.eps.detach()), slope
 
     def both(self) -> tuple[Split, Split]:
         """Predictions under the condition and without it. Two evaluations, in one call where conditions are tensors."""
-        denoiser, x, t = self._denoiser, self.x, self._t
+        denoiser, x, t = self.denoiser, self.x, self._t
         cond, null = denoiser.cond, null_condition(denoiser)
         if not (isinstance(cond, Tensor) and isinstance(null, Tensor) and cond.ndim and len(x) == len(cond)):
             return self.conditional(), Split(*denoiser.given(null).split(x, t))
@@ -105,14 +123,14 @@ class Look:
 
     def unconditional(self, rows: Tensor) -> Split:
         """The prediction without the condition for the rows of these indices. At most one evaluation."""
-        null, t = null_condition(self._denoiser), self._t
+        null, t = null_condition(self.denoiser), self._t
         if null is not None and not isinstance(null, Tensor):
-            x0, eps = self._denoiser.given(null).split(self.x, t)
+            x0, eps = self.denoiser.given(null).split(self.x, t)
             return Split(x0[rows], eps[rows])
         if null is not None and null.ndim and len(null) == len(self.x):
             null = null[rows]
         times = t[rows] if isinstance(t, Tensor) and t.ndim else t
-        return Split(*self._denoiser.given(null).split(self.x[rows], times))
+        return Split(*self.denoiser.given(null).split(self.x[rows], times))
 
 
 class GuidedDenoiser:
