@@ -13,6 +13,7 @@ from hasten.diffusion.conditioning.control_branch import ControlNeXt, CrossNorm,
 from hasten.diffusion.conditioning.lacon import ConditionAligner, LateConstraint, fit_aligner
 from hasten.diffusion.discrete.masked import MDLM, unmask
 from hasten.diffusion.discrete.remdm import ForwardBackward, ReMDM
+from hasten.diffusion.editing.drag import DragOptimizer
 from hasten.diffusion.graphs.base import GraphDenoiser, Graphs, GraphSDE, graph_batch
 from hasten.diffusion.graphs.gdss import PredictorCorrector, S4Solver, sample_graphs
 from hasten.diffusion.guidance.adaptive import AdaptiveGuidance
@@ -92,6 +93,7 @@ __all__ = [
     "DPMSolverFast",
     "Denoiser",
     "DiscreteVP",
+    "DragOptimizer",
     "DriftLite",
     "DualFast",
     "EDM",
@@ -112,8 +114,8 @@ __all__ = [
     "KineticOptimalPath",
     "LateConstraint",
     "LatentDiffusion",
-    "LightControl",
     "LayerSkip",
+    "LightControl",
     "LinearAG",
     "MDLM",
     "MaskedDenoiser",
@@ -126,8 +128,8 @@ __all__ = [
     "ParaDiGMS",
     "ParallelOptimizer",
     "PhaseDenoiser",
-    "PredictorCorrector",
     "PicardConsistency",
+    "PredictorCorrector",
     "Product",
     "RSD",
     "ReMDM",

@@ -1,0 +1,1 @@
+"""Edits of images in the latent of a diffusion model."""
