@@ -19,7 +19,7 @@ from diffusion_options import EDMS, FLOW, GRIDS, OURS, SHIFTS, THEIRS
 from torch import Tensor
 
 from hasten.core.errors import HastenError
-from hasten.diffusion import EDM, Denoiser, DiscreteVP, FlowMatching, sample
+from hasten.diffusion import EDM, Denoiser, DiscreteVP, FlowMatching, Schedule, sample
 from hasten.numerics.mixture import circle
 from hasten.numerics.reference import rk4_lambda, rms
 
@@ -173,9 +173,14 @@ def attempt(
     assert len(scheduler.timesteps) <= nfe
     schedule = case.denoiser.schedule
     first = schedule.T if isinstance(schedule, FlowMatching) else schedule.rho(schedule.T)
-    if not bool(x.isfinite().all()) or abs(math.log(start / first)) > 2e-3:
+    if not bool(x.isfinite().all()) or abs(math.log(start / first)) > 2e-3 or end > clean(schedule):
         return None
     return rms(x, case.exact(start if isinstance(schedule, FlowMatching) else first, end))
+
+
+def clean(schedule: Schedule) -> float:
+    """The highest noise-to-signal ratio at which a chain may end; with some options schedulers stop much earlier."""
+    return 0.0101 if isinstance(schedule, FlowMatching) else 1.01 * schedule.rho(schedule.t_min)
 
 
 @torch.no_grad()

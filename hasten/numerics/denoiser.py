@@ -133,6 +133,14 @@ class Denoiser:
         x0, eps = (self._combined(x, output, pair) for pair in factors)
         return x0, eps
 
+    def mix(self, x: Tensor, t: float, of_x0: float, of_eps: float) -> Tensor:
+        """`of_x0 x_0 + of_eps eps` from one evaluation, as one combination of x and the network's output."""
+        (x_x0, out_x0), (x_eps, out_eps) = (
+            self._factors_for(x, t, wanted) or (0.0, 1.0) for wanted in ("x0", "epsilon")
+        )
+        output = self._evaluate(x, t)
+        return (x * (of_x0 * x_x0 + of_eps * x_eps)).add_(output, alpha=of_x0 * out_x0 + of_eps * out_eps)
+
     def solve(self, noise: Tensor, steps: int = 400) -> Tensor:
         """The exact probability-flow ODE from `noise` at T to t_min: Runge-Kutta 4 in lam, float64."""
         from hasten.numerics.reference import rk4_lambda

@@ -156,3 +156,13 @@ def _identity(x: Tensor, t: Tensor) -> Tensor:
 def test_travels_between_processes() -> None:
     denoiser = pickle.loads(pickle.dumps(Denoiser(_identity, VPLinear())))
     assert denoiser.eps(torch.ones(1, 2), 0.5).tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_mixtures_of_data_and_noise_cost_one_evaluation(prediction: str) -> None:
+    schedule, seen = VPLinear(), []
+    x = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    denoiser = Denoiser(network(prediction, schedule), schedule, prediction).counted(seen.append, 3)
+    x0, eps = denoiser.split(x, 0.4)
+    torch.testing.assert_close(denoiser.mix(x, 0.4, 0.7, -0.2), 0.7 * x0 - 0.2 * eps)
+    assert seen == [1, 1]

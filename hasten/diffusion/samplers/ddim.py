@@ -14,6 +14,7 @@ from hasten.core import check
 from hasten.core.card import Card, Choice
 from hasten.core.kinds.sample import Denoises
 from hasten.diffusion.base import Sampler, Step, sampler
+from hasten.numerics.denoiser import Denoiser
 from hasten.numerics.draws import standard_normal
 from hasten.numerics.noise import Schedule
 from hasten.numerics.time_grid import Grid
@@ -68,6 +69,9 @@ class DDIM(Sampler):
 
     def advance(self, denoiser: Denoises, state: Any) -> Tensor:
         s, alpha, sigma, fresh = state.plan[state.index]
-        x0, eps = denoiser.split(state.x, s)
-        x = (x0 * alpha).add_(eps, alpha=sigma)
+        if isinstance(denoiser, Denoiser):
+            x = denoiser.mix(state.x, s, alpha, sigma)
+        else:
+            x0, eps = denoiser.split(state.x, s)
+            x = (x0 * alpha).add_(eps, alpha=sigma)
         return x.add_(standard_normal(x, state.generator), alpha=fresh) if fresh > 0.0 else x
