@@ -57,10 +57,14 @@ def adopt(entry: Entry) -> None:
 
 
 def import_tree(package: str) -> None:
-    """Import every module below a package, so that each can register what it holds."""
+    """Import every module below a package, so that each can register what it holds.
+
+    Modules whose name begins with an underscore are left out: they import optional libraries.
+    """
     root = importlib.import_module(package)
     for module in pkgutil.walk_packages(root.__path__, package + "."):
-        importlib.import_module(module.name)
+        if not module.name.rpartition(".")[2].startswith("_"):
+            importlib.import_module(module.name)
 
 
 def _load(family: str) -> None:

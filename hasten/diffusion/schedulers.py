@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hasten.core.errors import InputError
 
 if TYPE_CHECKING:
-    from hasten.adapters.diffusers_scheduler import HastenScheduler
+    from hasten.diffusion._diffusers import HastenScheduler
 
 
 def scheduler(sampler: str = "dpmpp-2m", config: Any = None, **options: Any) -> HastenScheduler:
@@ -26,7 +26,7 @@ def scheduler(sampler: str = "dpmpp-2m", config: Any = None, **options: Any) -> 
             and the sampler's own arguments, e.g. `grid="karras"`.
 
     Returns:
-        A scheduler that can be saved and loaded; its class is `hasten.adapters.diffusers_scheduler.HastenScheduler`.
+        A scheduler that can be saved and loaded; its class is `HastenScheduler` of this module.
 
     Raises:
         InputError: `diffusers` is not installed, or the sampler cannot serve as a scheduler.
@@ -35,15 +35,28 @@ def scheduler(sampler: str = "dpmpp-2m", config: Any = None, **options: Any) -> 
         >>> pipe.scheduler = hasten.diffusion.scheduler("dpm-solver-3", pipe.scheduler.config)
         >>> images = pipe(num_inference_steps=12).images
     """
+    made = _class()
+    known = set(inspect.signature(made.__init__).parameters) - {"self", "sampler", "hyper"}
+    of_model = {name: options.pop(name) for name in tuple(options) if name in known}
+    options = {**options.pop("hyper", {}), **options}
+    if config is None:
+        return made(sampler=sampler, hyper=options, **of_model)
+    return made.from_config(config, sampler=sampler, hyper=options, **of_model)
+
+
+def _class() -> type[HastenScheduler]:
+    """The scheduler class; only now `diffusers` is imported."""
     try:
-        from hasten.adapters.diffusers_scheduler import HastenScheduler
+        from hasten.diffusion._diffusers import HastenScheduler
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "diffusers":
             raise
         raise InputError("schedulers need the diffusers library: pip install diffusers") from None
-    known = set(inspect.signature(HastenScheduler.__init__).parameters) - {"self", "sampler", "hyper"}
-    of_model = {name: options.pop(name) for name in tuple(options) if name in known}
-    options = {**options.pop("hyper", {}), **options}
-    if config is None:
-        return HastenScheduler(sampler=sampler, hyper=options, **of_model)
-    return HastenScheduler.from_config(config, sampler=sampler, hyper=options, **of_model)
+    return HastenScheduler
+
+
+def __getattr__(name: str) -> Any:
+    """`HastenScheduler`, when it is first touched."""
+    if name != "HastenScheduler":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _class()

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 import hasten
-from hasten.adapters.diffusers_scheduler import HastenScheduler
 from hasten.core.card import Card
 from hasten.core.errors import InputError
 from hasten.core.registry import entry
 from hasten.diffusion import Denoiser, DiscreteVP, FlowMatching, Sampler, sample, scheduler
+from hasten.diffusion.schedulers import HastenScheduler
 from hasten.diffusion.stepwise import Stepwise
 
 OUTSIDE = {"spectrum", "phase space"}

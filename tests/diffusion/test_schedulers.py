@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hasten.adapters.diffusers_scheduler import HastenScheduler
 from hasten.core.errors import DivergedError, InputError
 from hasten.diffusion import CFG, Denoiser, DiscreteVP, FlowMatching, sample, scheduler
+from hasten.diffusion.schedulers import HastenScheduler
 
 SAMPLERS: list[tuple[str, dict[str, Any]]] = [
     ("dpm-solver-3", {}),
@@ -229,7 +229,7 @@ def test_absence_of_diffusers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ModuleNotFoundError("No module named 'diffusers'", name="diffusers")
         return plain(name, *rest, **options)
 
-    monkeypatch.delitem(sys.modules, "hasten.adapters.diffusers_scheduler")
+    monkeypatch.delitem(sys.modules, "hasten.diffusion._diffusers")
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InputError, match="pip install diffusers"):
         scheduler("ddim")

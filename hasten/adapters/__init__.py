@@ -1,1 +1,0 @@
-"""Doors to other libraries, each imported only when it is used."""
