@@ -13,7 +13,10 @@ from hasten.core.registry import entry
 from hasten.diffusion.graphs.base import GraphDenoiser, GraphNoise, Graphs, GraphSDE, Pair
 from hasten.diffusion.graphs.gdss import S4Solver, sample_graphs
 from hasten.numerics.gaussian_graphs import GaussianGraphs
+from hasten.numerics.graph_metrics import degree_mmd
 from hasten.numerics.noise import VPLinear
+from hasten.problems.networks import network
+from hasten.problems.networks.graph_scores import community_graphs
 
 LAW = GaussianGraphs(nodes=5, features=2)
 BATCH = 256
@@ -163,3 +166,22 @@ def renumbering(seed: int) -> float:
         for draw in (plain, other)
     )
     return float(max((x[:, order] - y).abs().max(), (adj[:, order][:, :, order] - bdj).abs().max()))
+
+
+@claim(
+    method="diffusion.gdss-s4",
+    baseline="unseen graphs of the same kind",
+    statement="Trained in half a minute on 100 graphs of two communities, 12 to 20 nodes, degree MMD at most 0.1: 100 "
+    "samples in 100 steps, edges where the weight is positive.",
+    quantity="degree MMD (earth mover's kernel, bandwidth 1) to 100 unseen graphs",
+    threshold=0.1,
+    paper_id=443,
+    note="Random graphs of the same density have 0.09, so degrees alone are not hard; triangles are fewer than in "
+    "the data. One network serves all seeds.",
+)
+def degrees_of_communities(seed: int) -> float:
+    adj, mask = community_graphs(100, 1000 + seed)
+    denoiser = GraphDenoiser(network("community-graphs"), SDE)
+    generator = torch.Generator().manual_seed(seed)
+    _, weights, _ = sample_graphs(denoiser, mask, 1, S4Solver(), 100, generator=generator)
+    return degree_mmd((weights > 0).float(), mask, adj, mask)
