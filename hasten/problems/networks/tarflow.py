@@ -166,7 +166,7 @@ class TinyTarFlow(nn.Module):
 
 
 @recipe("digits-tarflow", TinyTarFlow, summary="autoregressive flow on 8x8 digits: 4 blocks of 64 tokens, width 64")
-def train_digits(model: nn.Module, report: Report, steps: int = 1200, batch: int = 32) -> float:
+def train_digits(model: nn.Module, report: Report, steps: int = 600, batch: int = 32) -> float:
     """Negative log-likelihood per pixel, without its constant; the digits are dequantised with normal noise of 0.1."""
     data, _ = images()
 
