@@ -37,6 +37,7 @@ from hasten.diffusion.parallel.paradigms import ParaDiGMS
 from hasten.diffusion.parallel.parallel_optimizer import ParallelOptimizer
 from hasten.diffusion.parallel.picard_consistency import PCM, PicardConsistency
 from hasten.diffusion.paths.kinetic_optimal import KineticOptimalPath
+from hasten.diffusion.paths.per_dimension import PerDimension
 from hasten.diffusion.paths.shortest_path import ShortestPathSampler, ShortestPathSchedule
 from hasten.diffusion.samplers.conjugate import ConjugateIntegrator
 from hasten.diffusion.samplers.ddim import DDIM
@@ -127,6 +128,7 @@ __all__ = [
     "PSLD",
     "ParaDiGMS",
     "ParallelOptimizer",
+    "PerDimension",
     "PhaseDenoiser",
     "PicardConsistency",
     "PredictorCorrector",
