@@ -20,7 +20,7 @@ from hasten.diffusion.stepwise import Stepwise
 from hasten.numerics.noise import DiscreteVP, FlowMatching, Schedule
 
 PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v", "flow_prediction": "velocity"}
-"""What diffusers calls the predictions, and what they are called here."""
+"""Predictions: what diffusers calls them, and what they are called here."""
 
 LEAST_SIGNAL = 2.0**-24
 """alpha^2 of a last level without signal: its logarithm must be finite."""
@@ -156,7 +156,7 @@ class HastenScheduler(SchedulerMixin, ConfigMixin):
             method = method.changed(grid=(*grid, *end), steps=None)
         nfe = None if num_inference_steps is None else check.integer("num_inference_steps", num_inference_steps, 1)
         self._plan(method, schedule, nfe, device)
-        self.num_inference_steps = len(self.timesteps) if num_inference_steps is None else num_inference_steps
+        self.num_inference_steps = nfe or len(self.timesteps)
 
     def _times(self, timesteps: Any, sigmas: Any) -> tuple[float, ...]:
         if timesteps is not None:
@@ -167,9 +167,9 @@ class HastenScheduler(SchedulerMixin, ConfigMixin):
         return tuple(self._schedule.t_of_rho(level) for level in levels)
 
     def _plan(self, method: Sampler, schedule: Schedule, nfe: int | None, device: Any) -> None:
-        config: Any = self.config
-        prediction = PREDICTIONS[config.prediction_type]
-        self._run = Stepwise(method, schedule, prediction, nfe, check_finite=config.check_finite)
+        known: Any = self.config
+        prediction = PREDICTIONS[known.prediction_type]
+        self._run = Stepwise(method, schedule, prediction, nfe, check_finite=known.check_finite)
         self.timesteps = torch.tensor(self._run.times, dtype=torch.float64).mul(self._per_time).float().to(device)
         self._step_index = self._begin_index = None
 
@@ -202,20 +202,18 @@ class HastenScheduler(SchedulerMixin, ConfigMixin):
         exact = sample.float() if sample.dtype in (torch.float16, torch.bfloat16) else sample
         found = self._run.feed(model_output.to(exact.dtype), exact, generator)
         self._step_index += 1
-        found = found.to(sample.dtype)
-        return SchedulerOutput(prev_sample=found) if return_dict else (found,)
+        return SchedulerOutput(prev_sample=found.to(sample.dtype)) if return_dict else (found.to(sample.dtype),)
 
     def _start(self, timestep: Any) -> None:
         """Begin the chain at this timestep, with a new plan if it is not the first."""
         assert self._run is not None
-        index = self._begin_index
+        index, whole = self._begin_index, self._run
         if index is None:
             index = int((self.timesteps - float(timestep)).abs().argmin())
         self._step_index = index
         if index == 0:
-            self._run.restart()
+            whole.restart()
             return
-        whole = self._run
         if index not in whole.begins:
             raise InputError(
                 f"timestep {index} lies inside a step of {whole.sampler.card.name}; begin at one of the timesteps "
@@ -229,8 +227,7 @@ class HastenScheduler(SchedulerMixin, ConfigMixin):
 
     def _expect(self, timestep: Any) -> None:
         """Refuse timesteps out of turn, where looking at them costs no synchronisation."""
-        index = self._step_index
-        assert index is not None
+        index: Any = self._step_index
         if index >= len(self.timesteps):
             raise InputError(f"all {len(self.timesteps)} timesteps are done; call set_timesteps for a new chain")
         if isinstance(timestep, Tensor) and (timestep.device.type != "cpu" or self.timesteps.device.type != "cpu"):
@@ -256,9 +253,9 @@ class HastenScheduler(SchedulerMixin, ConfigMixin):
         return alpha * noise - sigma * sample
 
     def _levels(self, like: Tensor, timesteps: Any) -> tuple[Tensor, Tensor]:
-        t = torch.as_tensor(timesteps, dtype=torch.float64, device=like.device).reshape(-1) / self._per_time
-        shape = (-1, *(1,) * (like.ndim - 1))
-        return self._schedule.alpha(t).to(like).reshape(shape), self._schedule.sigma(t).to(like).reshape(shape)
+        t = torch.as_tensor(timesteps, dtype=torch.float64, device=like.device) / self._per_time
+        t = t.reshape(-1, *(1,) * (like.ndim - 1))
+        return self._schedule.alpha(t).to(like), self._schedule.sigma(t).to(like)
 
 
 def _built(name: str, hyper: dict[str, Any]) -> Sampler:
