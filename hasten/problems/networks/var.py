@@ -215,7 +215,7 @@ def large_digits() -> tuple[Tensor, Tensor]:
 
 
 @recipe("digits-var", TinyVAR, summary="class-conditional next-scale model of 16x16 digits: sides 1 to 16, width 64")
-def train_digits(model: nn.Module, report: Report, steps: int = 700, batch: int = 16) -> float:
+def train_digits(model: nn.Module, report: Report, steps: int = 400, batch: int = 16) -> float:
     """Codebook by Lloyd's rule, then cross entropy of the codes of all scales."""
     assert isinstance(model, TinyVAR)
     data, labels = large_digits()
