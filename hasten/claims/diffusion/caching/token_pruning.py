@@ -59,7 +59,7 @@ def tokens(seed: int) -> float:
     threshold=0.5,
     paper_id=175,
     note="Tokens are single grey values here: those at edges, which the last scale changes most, lie nearest to the "
-    "mean token, and so the score drops them and keeps flat strokes. What can be had at this ratio (seed 0, 60 images): "
+    "mean token, and so the score drops them and keeps flat strokes. What can be had (seed 0, 60 images): "
     "0.11 by the choice that is best in hindsight, 0.54 by the best fixed positions. Scales and ratio were chosen on "
     "shorter trainings, where the figure was 0.7 to 0.9.",
 )
