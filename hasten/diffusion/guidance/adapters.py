@@ -56,6 +56,18 @@ class ScalarEmbedding(nn.Module):
         return self.layers(torch.cat([angles.cos(), angles.sin()], dim=1))
 
 
+class BottleneckAdapter(nn.Module):
+    """`B relu(A h + c)`, with c the sum of the embedded conditions."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, hidden)
+        self.up = zero_linear(hidden, width)
+
+    def forward(self, h: Tensor, conditions: Tensor) -> Tensor:
+        return self.up(F.relu(self.down(h) + conditions.sum(1, keepdim=True)))
+
+
 class AdditiveAdapter(nn.Module):
     """The same offset for all tokens, `B norm(relu(A c))`, with c the sum of the embedded conditions."""
 
@@ -66,18 +78,6 @@ class AdditiveAdapter(nn.Module):
 
     def forward(self, h: Tensor, conditions: Tensor) -> Tensor:
         return self.up(self.layers(conditions.sum(1, keepdim=True))).expand_as(h)
-
-
-class GatedAdapter(nn.Module):
-    """`B relu(A h + c)`, with c the sum of the embedded conditions."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.down = nn.Linear(width, hidden)
-        self.up = zero_linear(hidden, width)
-
-    def forward(self, h: Tensor, conditions: Tensor) -> Tensor:
-        return self.up(F.relu(self.down(h) + conditions.sum(1, keepdim=True)))
 
 
 class CrossAttentionAdapter(nn.Module):
@@ -95,7 +95,7 @@ class CrossAttentionAdapter(nn.Module):
         return self.up(found)
 
 
-ADAPTERS = {"additive": AdditiveAdapter, "cross-attention": CrossAttentionAdapter}
+ADAPTERS = {"bottleneck": BottleneckAdapter, "additive": AdditiveAdapter, "cross-attention": CrossAttentionAdapter}
 
 
 @dataclass

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hasten.core import check
-from hasten.core.card import Card, Real
+from hasten.core.card import Card
 from hasten.core.errors import InputError
 from hasten.diffusion.guidance.base import Guidance, Look, Split
 from hasten.diffusion.guidance.race import guidance
@@ -28,7 +28,6 @@ CARD = Card(
     when="With an unconditional model and a classifier that knows noisy inputs, e.g. `MultiExpert`.",
     kinds=("sample",),
     needs=("classifier",),
-    search_space={"scale": Real(0.5, 10.0)},
     use="centres = 2 * torch.eye(2)\n"
     "guidance = hasten.diffusion.ClassifierGuidance(\n"
     "    lambda x, t: -torch.cdist(x, centres).square(), torch.arange(16) % 2{hyper})\n"

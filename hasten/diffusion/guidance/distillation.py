@@ -15,7 +15,7 @@ from hasten.core.errors import InputError
 from hasten.core.registry import register
 from hasten.diffusion.base import Sampler
 from hasten.diffusion.guidance.adapters import ADAPTERS, AdapterHook, Conditions, frozen, output_width
-from hasten.diffusion.guidance.teacher import States, Teacher, inside
+from hasten.diffusion.guidance.teacher import States, Teacher, inside, output
 from hasten.numerics.denoiser import Denoiser
 
 CARD = Card(
@@ -43,8 +43,8 @@ class AGD(nn.Module):
     """Adapters after the attention layers of a conditional network, which make one call answer as if guided.
 
     The output h of each attention layer becomes `h + a(h; w, t, label)`. The adapter's last projection is zero at the
-    start, so that training begins at the conditional prediction, which is exact for `w = 1`. It is trained to predict
-    the noise of classifier-free guidance, `eps_u + w (eps_c - eps_u)`, at the states that guided chains pass through.
+    start, so that training begins at the conditional prediction, which is exact for `w = 1`. It is trained to give the
+    prediction of classifier-free guidance, `eps_u + w (eps_c - eps_u)`, at the states that guided chains pass through.
 
     The network itself is not changed: adapters act through hooks, and only while a denoiser of `denoiser(w)` is
     evaluated. As a module, this consists of the adapters alone.
@@ -54,8 +54,8 @@ class AGD(nn.Module):
         targets: names (or their last parts) of the modules after which adapters act. They return tokens (batch,
             tokens, width), or a tuple that begins with them.
         module: the network in which to look for them; None takes `denoiser.fn`, which must then be a module.
-        adapter: `cross-attention` (tokens look up the embedded conditions) or `additive` (the same offset for all
-            tokens, from the conditions alone).
+        adapter: `bottleneck` (tokens and conditions meet in a narrow layer), `cross-attention` (each token looks up
+            the conditions) or `additive` (the same offset for all tokens, from the conditions alone).
         hidden: width inside the adapters, even.
         w_range: guidance scales that are trained, and that may be asked for later.
         t_range: times at which there is guidance; elsewhere the prediction stays conditional. None means all.
@@ -82,7 +82,7 @@ class AGD(nn.Module):
         targets: str | Sequence[str] = ("attn", "attn1"),
         module: nn.Module | None = None,
         *,
-        adapter: str = "cross-attention",
+        adapter: str = "bottleneck",
         hidden: int = 32,
         w_range: tuple[float, float] = (1.0, 6.0),
         t_range: tuple[float, float] | None = None,
@@ -174,7 +174,10 @@ class AGD(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> AGD:
-        """Train the adapters on states with the loss `|eps_student - eps_guided|^2`; the network stays as it is.
+        """Train the adapters to return what guidance predicts; the network stays as it is.
+
+        The loss is the mean square error of the network's own kind of prediction, `|eps_student - eps_guided|^2` for
+        one that predicts noise.
 
         Args:
             states: what `record` returns.
@@ -191,7 +194,7 @@ class AGD(nn.Module):
         with frozen(self._network[0]):
             for _ in range(iterations):
                 part = states[torch.randint(len(states), (batch,), generator=generator).to(states.x.device)]
-                loss = (self.predict(part) - part.eps).square().mean()
+                loss = (self.predict(part) - part.output).square().mean()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -199,8 +202,9 @@ class AGD(nn.Module):
         return self
 
     def predict(self, states: States) -> Tensor:
-        """The noise that the adapted network predicts at these states."""
-        return self.denoiser(states.w).given(states.cond).eps(states.x, states.t)
+        """What the adapted network returns at these states, in the place of `states.output`."""
+        adapted = self.denoiser(states.w).given(states.cond)
+        return output(adapted, adapted.prediction, states.x, states.t)
 
     @contextmanager
     def _acting(self, w: Tensor, t: Tensor, labels: Any) -> Iterator[None]:

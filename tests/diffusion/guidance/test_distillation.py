@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hasten.core.errors import InputError
 from hasten.diffusion import AGD, CFG, Denoiser, FlowMatching, GuidedDenoiser, VPLinear, sample
-from hasten.diffusion.guidance.adapters import AdditiveAdapter, CrossAttentionAdapter
+from hasten.diffusion.guidance.adapters import AdditiveAdapter, BottleneckAdapter, CrossAttentionAdapter
 from hasten.problems.networks.dit import TinyDiT
 
 LABELS = torch.tensor([3, 0, 9, 3, 7, 5])
@@ -43,7 +43,7 @@ def made(denoiser: Denoiser, **options: Any) -> AGD:
     return agd
 
 
-@pytest.mark.parametrize("adapter", ["cross-attention", "additive"])
+@pytest.mark.parametrize("adapter", ["bottleneck", "cross-attention", "additive"])
 def test_begins_at_the_conditional_prediction(denoiser: Denoiser, noise: Tensor, adapter: str) -> None:
     plain, agd = denoiser.given(LABELS), AGD(denoiser, adapter=adapter, classes=10)
     assert agd.names == ("blocks.0.attn", "blocks.1.attn")
@@ -65,8 +65,8 @@ def test_teacher_walks_guided_chains(denoiser: Denoiser, noise: Tensor) -> None:
         torch.testing.assert_close(part.x, torch.cat(chain[:3]), rtol=1e-4, atol=1e-4)
         assert part.w.tolist() == [float(w[row])] * 3
         assert part.cond.tolist() == [int(label)] * 3
-        guided = GuidedDenoiser(denoiser.given(part.cond), CFG(float(w[row]))).eps(part.x, part.t)
-        torch.testing.assert_close(part.eps, guided, rtol=1e-4, atol=1e-4)
+        guided = GuidedDenoiser(denoiser.given(part.cond), CFG(float(w[row]))).velocity(part.x, part.t)
+        torch.testing.assert_close(part.output, guided, rtol=1e-4, atol=1e-4)
 
 
 def test_trains_adapters_alone_and_halves_the_evaluations(denoiser: Denoiser, noise: Tensor) -> None:
@@ -79,7 +79,7 @@ def test_trains_adapters_alone_and_halves_the_evaluations(denoiser: Denoiser, no
 
     def error() -> float:
         with torch.no_grad():
-            return float((agd.predict(states) - states.eps).square().mean())
+            return float((agd.predict(states) - states.output).square().mean())
 
     before = error()
     agd.fit(states, iterations=60, batch=24, lr=1e-2, generator=torch.Generator().manual_seed(0))
@@ -114,7 +114,7 @@ def test_rest_outside_of_their_times(denoiser: Denoiser, noise: Tensor) -> None:
     assert torch.equal(adapted.eps(noise, 0.8), plain.eps(noise, 0.8))
     assert not torch.equal(adapted.eps(noise, 0.5), plain.eps(noise, 0.5))
     late = agd.teacher.at(noise, torch.full((6,), 0.8), LABELS, torch.full((6,), 3.0))
-    torch.testing.assert_close(late.eps, plain.eps(noise, 0.8), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(late.output, plain.velocity(noise, 0.8), rtol=1e-4, atol=1e-5)
 
 
 def test_adapters_are_the_written_out_maps() -> None:
@@ -123,6 +123,8 @@ def test_adapters_are_the_written_out_maps() -> None:
     scores = (h @ cross.query.weight.T) @ (c @ cross.key.weight.T).mT / 4**0.5
     expected = cross.up(scores.softmax(-1) @ (c @ cross.value.weight.T))
     torch.testing.assert_close(cross(h, c), expected)
+    narrow: Any = lively(BottleneckAdapter(6, 4))
+    torch.testing.assert_close(narrow(h, c), narrow.up((narrow.down(h) + c.sum(1)[:, None]).relu()))
     additive: Any = lively(AdditiveAdapter(6, 4))
     torch.testing.assert_close(additive(h, c), additive.up(additive.layers(c.sum(1)))[:, None].expand(2, 5, 6))
 
