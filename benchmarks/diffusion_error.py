@@ -236,7 +236,7 @@ def errors(quick: bool) -> dict[str, Any]:
         for nfe in RUNGS:
             ours, theirs = best(our_errors(case, nfe)), best(their_errors(case, nfe))
             ratio = next(iter(ours.values()))[0] / next(iter(theirs.values()))[0]
-            print(f"\n{case.name}, {nfe} evaluations: best of ours / best of diffusers {ratio:.3f}")
+            print(f"\n{case.name}, {nfe} evaluations: best of ours / best of diffusers {ratio:.3f}", flush=True)
             for side, table in (("ours", ours), ("diffusers", theirs)):
                 for name, (error, choice) in table.items():
                     print(f"  {side:10} {name:32} {error:10.5f}  {choice}")

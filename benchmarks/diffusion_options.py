@@ -10,7 +10,7 @@ GRIDS = ("uniform", "quadratic", "logsnr", "karras")
 OURS: dict[str, list[dict[str, Any]]] = {
     "ddim": [{}],
     "dpm-solver-2": [{}],
-    "dpm-solver-3": [{}],
+    "dpm-solver-3": [{}, {"predict": "x0"}],
     "dpm-solver-fast": [{}],
     "dpm-solver-2m": [{}, {"order": 3}],
     "dpmpp-2m": [{}, {"order": 3}, {"lower_order_final": False}, {"order": 3, "lower_order_final": False}],
@@ -96,7 +96,7 @@ FLOW: dict[str, list[dict[str, Any]]] = {
     **{name: of_flow(name) for name in MULTISTEP},
 }
 """Schedulers for flow models."""
-SHIFTS = (0.5, 1.0, 2.0)
+SHIFTS = (0.5, 1.0)
 """Shifts of the flow that all may choose from."""
 
 EDMS: dict[str, list[dict[str, Any]]] = {
