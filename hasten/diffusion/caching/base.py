@@ -77,7 +77,7 @@ class Cache(ABC):
 
     @abstractmethod
     def calls_for(self, passes: int) -> int:
-        """Calls of the network in a chain that is to make this many full passes."""
+        """Calls of the network in a chain that is to make about this many full passes, for races."""
 
     def attach(self, model: nn.Module | None = None) -> None:
         """Take hold of a network (`self.model` if not given) and begin a new record.
