@@ -27,6 +27,7 @@ DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS))
 
 import grand_race  # noqa: E402
+import nfe_table  # noqa: E402
 import which_optimizer  # noqa: E402
 
 INDEX = DOCS / "index.md"
@@ -177,7 +178,8 @@ def evidence_page(claims: Sequence[Claim]) -> str:
         if own:
             blocks += [f"## {FAMILIES.get(family, family)}", table(COLUMNS, [row(made, machines) for made in own])]
             blocks.append("\n".join(f"- `{made.id}`: {cell(made.note)}" for made in own if made.note))
-    return join(*blocks, not_run(in_order(claims))) + "\n"
+    measured = nfe_table.load()
+    return join(*blocks, nfe_table.section(measured) if measured else "", not_run(in_order(claims))) + "\n"
 
 
 def span(values: Range) -> str:
