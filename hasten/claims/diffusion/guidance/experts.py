@@ -113,7 +113,7 @@ def experts_over_off_the_shelf(seed: int) -> float:
     threshold=2.0,
     paper_id=400,
     note=NOTE + "A classifier this small reads the noise level off the image, and one of the full rank learns all "
-    "levels; with ten times the steps, a fully connected classifier and ranks 2 and 10 the experts stay 2 points behind, too.",
+    "levels. With ten times the steps, a fully connected classifier and ranks 2 and 10 the experts are behind, too.",
 )
 def experts_over_one(seed: int) -> float:
     return noisy_accuracy(seed, adapted(seed, EXPERTS)) - noisy_accuracy(seed, adapted(seed, 1))
