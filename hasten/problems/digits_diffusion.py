@@ -19,7 +19,7 @@ from hasten.problems.networks import network
 
 FIELD = (
     "diffusion.ddim", "diffusion.dpm-solver-2", "diffusion.dpm-solver-3", "diffusion.dpmpp-2m", "diffusion.deis",
-    "diffusion.dualfast", "diffusion.conjugate", "diffusion.paradigms",
+    "diffusion.dualfast", "diffusion.paradigms", "diffusion.fora", "diffusion.taylorseer",
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -81,6 +82,18 @@ def test_dit_pipeline_under_guidance(name: str, hyper: dict[str, Any]) -> None:
         images = (vae.decode(latents / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
     assert float(images.std()) > 0.01
     torch.testing.assert_close(torch.from_numpy(found), images, atol=1e-5, rtol=1e-5)
+
+
+def test_a_whole_pipeline_is_saved_and_loaded(unet: Any, tmp_path: Path) -> None:
+    pipe = diffusers.DDPMPipeline(unet, scheduler("deis", order=2, grid="karras"))
+    pipe.save_pretrained(tmp_path)
+    again = diffusers.DiffusionPipeline.from_pretrained(tmp_path)
+    drawn = []
+    for each in (pipe, again):
+        each.set_progress_bar_config(disable=True)
+        drawn.append(each(num_inference_steps=5, generator=torch.Generator().manual_seed(0), output_type="np").images)
+    assert type(again.scheduler) is type(pipe.scheduler)
+    assert (drawn[0] == drawn[1]).all()
 
 
 def test_step_may_begin_later_and_continue_from_changed_samples() -> None:
