@@ -29,6 +29,6 @@ def test_seeds() -> None:
 
 
 def test_refuses_bad_parameters() -> None:
-    for spec in ("schedule=cosine", "batch=0", "components=0", "dim=0"):
+    for spec in ("schedule=cubic", "batch=0", "components=0", "dim=0"):
         with pytest.raises(InputError):
             problem(f"gaussian-mixture-score:{spec}")
