@@ -12,11 +12,13 @@ from hasten.core.catalogue import ready
 from hasten.core.kinds.sample import RUNGS, sampling
 from hasten.core.problem import Problem
 from hasten.numerics.mixture import circle
-from hasten.numerics.noise import VE, DiscreteVP, FlowMatching, Schedule, VPLinear
+from hasten.numerics.noise import EDM, VE, DiscreteVP, FlowMatching, Schedule, VPCosine, VPLinear
 
 SCHEDULES: dict[str, Schedule] = {
     "vp": VPLinear(),
+    "vp-cosine": VPCosine(),
     "ve": VE(),
+    "edm": EDM(),
     "flow": FlowMatching(),
     "linear": DiscreteVP.linear(),
     "cosine": DiscreteVP.cosine(),
@@ -32,8 +34,8 @@ def gaussian_mixture_score(
 
     Args:
         dim: dimension of the data.
-        schedule: `vp` (linear beta), `ve`, `flow` (straight paths), or 1000 levels of `linear`, `cosine` or `sigmoid`
-            betas.
+        schedule: `vp` (linear beta), `vp-cosine`, `ve`, `edm`, `flow` (straight paths), or 1000 levels of `linear`,
+            `cosine` or `sigmoid` betas.
         components: components of the mixture.
         batch: samples per run.
         target: RMS error that counts as arrived.

@@ -11,7 +11,9 @@ from hasten.core.errors import InputError
 from hasten.core.run import run
 
 
-@pytest.mark.parametrize("spec", ["", ":schedule=ve", ":schedule=flow", ":dim=8,components=3"])
+@pytest.mark.parametrize(
+    "spec", ["", ":schedule=ve", ":schedule=flow", ":schedule=edm,dim=64", ":schedule=vp-cosine", ":dim=8,components=3"]
+)
 def test_error_falls_with_evaluations_and_the_baseline_arrives(spec: str) -> None:
     made = problem(f"gaussian-mixture-score{spec}", batch=64)
     trace = run(hasten.get("ddim").make(), made, target=float("-inf"))
