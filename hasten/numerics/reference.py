@@ -22,7 +22,7 @@ def rk4_lambda(denoiser: Denoiser, x_T: Tensor, steps: int = 4000, t_end: float 
     """The probability-flow ODE from `x_T` at T to `t_end` (t_min if not given), by Runge-Kutta 4 in float64.
 
     With `y = x/alpha` and `lam` as the variable the ODE reads `dy/dlam = -rho eps(alpha y, lam)`. Costs 4 evaluations
-    per step; error of order `steps^-4`.
+    per step; error of order `steps^-4`. The network is evaluated in the type of `x_T`, which is that of its weights.
     """
     check.integer("steps", steps, 1)
     schedule = denoiser.schedule
@@ -38,7 +38,7 @@ def rk4_lambda(denoiser: Denoiser, x_T: Tensor, steps: int = 4000, t_end: float 
     t = times.tolist()
 
     def slope(y: Tensor, i: int) -> Tensor:
-        return -rhos[i] * denoiser.eps(alphas[i] * y, t[i])
+        return -rhos[i] * denoiser.eps((alphas[i] * y).to(x_T.dtype), t[i]).double()
 
     y = x_T.double() / alphas[0]
     for i in range(0, 2 * steps, 2):

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
-
-import torch
-from torch import Tensor
-
 from hasten.core import check
 from hasten.core.catalogue import ready
-from hasten.core.kinds.sample import RUNGS, Sampling
+from hasten.core.kinds.sample import sampling
 from hasten.core.picture import tiles
 from hasten.core.problem import Problem
 from hasten.numerics.denoiser import Denoiser
 from hasten.numerics.noise import VPLinear
-from hasten.numerics.reference import rms
-from hasten.problems.digits_diffusion import FIELD
+from hasten.problems.digits_diffusion import SOLVERS
 from hasten.problems.networks import network
 
 SHAPE = (3, 16, 16)
@@ -38,35 +32,13 @@ def cifar10_diffusion(batch: int = 16, target: float = 0.5) -> Problem:
         target: RMS error (Euclidean, per picture) that counts as arrived; a picture has a norm of about 14.
     """
     check.integer("batch", batch, 1)
-
-    def build(seed: int) -> Sampling:
-        def distance(x: Tensor) -> float:
-            return rms(x.double(), _exact(seed, batch))
-
-        return Sampling(cifar10_denoiser(), _noise(seed, batch), distance, RUNGS, tiles)
-
-    return Problem(
-        name="cifar10-diffusion",
-        kind=Sampling.kind,
-        build=build,
-        measures="RMS distance to the exact samples",
+    return sampling(
+        "cifar10-diffusion",
+        lambda seed: cifar10_denoiser(),
+        (batch, *SHAPE),
+        exact_steps=60,
+        picture=tiles,
         target=target,
-        budget=RUNGS[-1],
-        cost="calls",
-        baseline="diffusion.ddim",
-        contenders=FIELD,
+        contenders=SOLVERS,
         summary="16x16 CIFAR-10 pictures, U-Net of three levels",
     )
-
-
-@cache
-def _noise(seed: int, batch: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return VPLinear().noise_scale * torch.randn(batch, *SHAPE, generator=generator)
-
-
-@cache
-def _exact(seed: int, batch: int) -> Tensor:
-    """Solution of the probability-flow ODE from the seed's noise; its 240 evaluations are made in float32."""
-    net = network("cifar10-diffusion")
-    return Denoiser(lambda x, t: net(x.float(), t.float()).to(x), VPLinear()).solve(_noise(seed, batch), steps=60)

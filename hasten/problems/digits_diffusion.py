@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
 from hasten.core import check
 from hasten.core.catalogue import ready
-from hasten.core.kinds.sample import RUNGS, Sampling
+from hasten.core.kinds.sample import sampling
 from hasten.core.picture import tiles
 from hasten.core.problem import Problem
 from hasten.numerics.denoiser import Denoiser
 from hasten.numerics.noise import FlowMatching
-from hasten.numerics.reference import rms
 from hasten.problems.networks import network
 
-FIELD = (
+SOLVERS = (
     "diffusion.ddim", "diffusion.dpm-solver-2", "diffusion.dpm-solver-3", "diffusion.dpmpp-2m", "diffusion.deis",
-    "diffusion.dualfast", "diffusion.paradigms", "diffusion.fora", "diffusion.taylorseer",
+    "diffusion.bdia", "diffusion.paradigms",
 )  # fmt: skip
+"""Who races by default to draw pictures."""
 
 
 def digits_denoiser() -> Denoiser:
@@ -41,32 +39,18 @@ def digits_diffusion(batch: int = 64, target: float = 0.1) -> Problem:
     """
     check.integer("batch", batch, 1)
 
-    def build(seed: int) -> Sampling:
+    def start(seed: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(seed)
         labels = torch.randint(0, 10, (batch,), generator=generator)
-        denoiser = digits_denoiser().given(labels)
-        noise = denoiser.schedule.noise_scale * torch.randn(batch, 1, 8, 8, generator=generator)
-        return Sampling(denoiser, noise, lambda x: rms(x, _exact(seed, batch)), RUNGS, tiles)
+        return labels, FlowMatching().noise_scale * torch.randn(batch, 1, 8, 8, generator=generator)
 
-    return Problem(
-        name="digits-diffusion",
-        kind=Sampling.kind,
-        build=build,
-        measures="RMS distance to the exact samples",
+    return sampling(
+        "digits-diffusion",
+        lambda seed: digits_denoiser().given(start(seed)[0]),
+        noise=lambda seed: start(seed)[1],
+        exact_steps=100,
+        picture=tiles,
         target=target,
-        budget=RUNGS[-1],
-        cost="calls",
-        baseline="diffusion.ddim",
-        contenders=FIELD,
+        contenders=(*SOLVERS, "diffusion.fora", "diffusion.taylorseer"),
         summary="8x8 digits by class, transformer of 6 blocks trained as a flow",
     )
-
-
-@cache
-def _exact(seed: int, batch: int) -> Tensor:
-    """Solution of the probability-flow ODE from the seed's noise, in float64."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, 10, (batch,), generator=generator)
-    noise = torch.randn(batch, 1, 8, 8, generator=generator).double()
-    denoiser = Denoiser(network("digits-diffusion").double(), FlowMatching(), "velocity").given(labels)
-    return denoiser.solve(denoiser.schedule.noise_scale * noise, steps=100)

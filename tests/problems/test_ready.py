@@ -89,6 +89,22 @@ def test_description(entry: Ready):
     assert start.calls.total() == 0, "the metric must not count as an oracle call"
 
 
+def with_contenders() -> list[Any]:
+    """Problems of any kind that say who races by default."""
+    return [
+        pytest.param(entry, id=entry.name, marks=needs_data if entry.name in DATA else ())
+        for entry in problems()
+        if problem(entry.name).contenders
+    ]
+
+
+@pytest.mark.parametrize("entry", with_contenders())
+def test_who_races_by_default_fits(entry: Ready):
+    made = problem(entry.name)
+    offers = made.build(0).offers()
+    assert [name for name in made.contenders if not get(name).fits(made.kind, offers)] == []
+
+
 @pytest.mark.parametrize("entry", cases())
 def test_a_few_steps_lower_the_metric(entry: Ready):
     made = problem(entry.name, **SMALL.get(entry.name, {}))

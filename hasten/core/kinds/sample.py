@@ -13,6 +13,8 @@ from hasten.core.errors import InputError
 from hasten.core.problem import Instance, Problem
 
 RUNGS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
+BLOCKS = ("blocks", "transformer_blocks", "single_transformer_blocks", "layers")
+"""Usual names of a network's lists of blocks."""
 
 D = TypeVar("D", bound="Denoises")
 
@@ -38,8 +40,8 @@ class Denoises(Protocol):
         """The same denoiser, reporting its evaluations per sample to `count` at each call of the network."""
         ...
 
-    def solve(self, noise: Tensor) -> Tensor:
-        """The exact solution from `noise`, for the metric."""
+    def solve(self, noise: Tensor, steps: int = ...) -> Tensor:
+        """The exact solution from `noise`, for the metric, in this many steps of a precise solver."""
         ...
 
 
@@ -95,7 +97,7 @@ class Sampling(Instance):
     def offers(self) -> frozenset[str]:
         offered = set() if getattr(self.denoiser, "cond", None) is None else {"condition"}
         network = getattr(self.denoiser, "fn", None)
-        if isinstance(network, nn.Module) and any(isinstance(part, nn.ModuleList) for part in network.children()):
+        if isinstance(network, nn.Module) and any(isinstance(getattr(network, b, None), nn.ModuleList) for b in BLOCKS):
             offered.add("blocks")
         return frozenset(offered)
 
@@ -106,11 +108,12 @@ class Sampling(Instance):
 
 def sampling(
     name: str,
-    denoiser: Denoises,
+    denoiser: Denoises | Callable[[int], Denoises],
     shape: Sequence[int] | None = None,
     *,
     noise: Callable[[int], Tensor] | None = None,
     reference: Callable[[Tensor], Tensor] | None = None,
+    exact_steps: int = 400,
     metric: Callable[[Tensor], float] | None = None,
     rungs: Sequence[int] = RUNGS,
     picture: Callable[[Tensor], Any] | None = None,
@@ -123,12 +126,14 @@ def sampling(
 
     Args:
         name: what it is called in reports.
-        denoiser: the trained network with its schedule, e.g. `hasten.diffusion.Denoiser`.
+        denoiser: the trained network with its schedule, e.g. `hasten.diffusion.Denoiser`; or a function of the seed
+            that gives it, where conditions depend on the seed or making it takes time.
         shape: shape of the batch, (batch, ...); the start noise of a seed is then `sigma(T)` times standard normal.
         noise: start noise from a seed, instead of `shape`.
         reference: the exact samples from the start noise; the metric is then the root mean square, over
             the batch, of the Euclidean distance to them. If neither this nor `metric` is given, it is
             `denoiser.solve`, which costs many evaluations per seed.
+        exact_steps: steps of that solution, of four evaluations each.
         metric: a function of the batch of samples, smaller is better, instead of the distance to a reference.
         rungs: numbers of network evaluations per sample to try, increasing.
         picture: a picture of the batch of samples for the report, e.g. `hasten.core.picture.tiles` for images.
@@ -142,20 +147,24 @@ def sampling(
     if not rungs or list(rungs) != sorted(set(rungs)):
         raise InputError(f"rungs must be increasing numbers of network evaluations, got {rungs}")
 
+    check.integer("exact_steps", exact_steps, 1)
     references: dict[int, Tensor] = {}
 
     def build(seed: int) -> Sampling:
+        model: Any = denoiser if hasattr(denoiser, "eps") else denoiser(seed)  # type: ignore[operator]
         if noise is not None:
             start = noise(seed)
         else:
             generator = torch.Generator().manual_seed(seed)
-            start = denoiser.schedule.noise_scale * torch.randn(*shape, generator=generator)  # type: ignore[misc]
-        if metric is not None:
-            return Sampling(denoiser, start, metric, rungs, picture)
-        if seed not in references:
-            references[seed] = (reference or denoiser.solve)(start).double()
-        exact = references[seed]
-        return Sampling(denoiser, start, lambda x: _distance(x, exact), rungs, picture)
+            start = model.schedule.noise_scale * torch.randn(*shape, generator=generator)  # type: ignore[misc]
+
+        def distance(x: Tensor) -> float:
+            if seed not in references:
+                exact = reference(start) if reference is not None else model.solve(start, exact_steps)
+                references[seed] = exact.double()
+            return _distance(x, references[seed])
+
+        return Sampling(model, start, distance if metric is None else metric, rungs, picture)
 
     options.setdefault("measures", "samples" if metric else "RMS distance to the exact samples")
     options.setdefault("baseline", "diffusion.ddim")

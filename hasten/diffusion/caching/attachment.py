@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from hasten.core.errors import InputError
+from hasten.core.kinds.sample import BLOCKS
 
-BLOCKS = ("blocks", "transformer_blocks", "single_transformer_blocks", "layers")
-"""Usual names of a network's lists of blocks."""
 MODULES = ("attn", "attn1", "attn2", "mlp", "ff", "ff_context")
 """Usual names of a block's attention and feed-forward modules."""
 TIMES = ("t", "timestep", "timesteps", "sigma", "time")

@@ -94,7 +94,8 @@ def test_reference_is_computed_once_per_seed() -> None:
 
     problem = sampling("mine", denoiser(), (4, 2), reference=reference)
     for seed in (0, 0, 1, 0):
-        problem.build(seed)
+        instance = problem.build(seed)
+        assert instance.metric(instance.noise) == 0.0
     assert len(calls) == 2
 
 
@@ -137,3 +138,25 @@ def test_mixture_metric_is_the_distance_between_samples() -> None:
     instance = problem.build(0)
     moved = instance.noise + torch.tensor([3.0, 4.0])
     assert instance.metric(moved) == pytest.approx(5.0, rel=1e-5)
+
+
+def test_a_single_precision_network_is_measured_against_its_exact_samples() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2))
+    model = Denoiser(lambda x, t: network(x), VPLinear())
+    trace = run(hasten.get("diffusion.dpm-solver-2").make(), sampling("mine", model, (8, 2), rungs=(8, 32)))
+    assert trace.status != "error", trace.message
+    assert trace.metric[1] < 0.2 * trace.metric[0]
+
+
+def test_a_denoiser_may_depend_on_the_seed_and_is_not_made_before_it_is_needed() -> None:
+    made: list[int] = []
+
+    def shifted(seed: int) -> Denoiser:
+        made.append(seed)
+        return Gaussian([0.3 + seed, 1.5]).denoiser(VPLinear())
+
+    problem = sampling("mine", shifted, (4, 2), rungs=(8,))
+    assert made == []
+    spread = [float(problem.build(seed).denoiser.solve(problem.build(0).noise)[:, 0].std()) for seed in (0, 4)]
+    assert spread[1] > 2 * spread[0]

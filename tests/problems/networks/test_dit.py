@@ -72,5 +72,5 @@ def test_the_problem_measures_the_distance_to_the_exact_solution() -> None:
     exact = digits_denoiser()
     exact.fn.double()
     solved = exact.given(instance.denoiser.cond).solve(instance.noise.double(), steps=100)
-    assert instance.metric(solved) < 1e-5
+    assert instance.metric(solved) < 1e-4
     assert instance.metric(instance.noise) > 0.1
