@@ -168,7 +168,7 @@ def attempt(
         scheduler = getattr(diffusers, name)(**choice, **more)
         plan(scheduler)
         x, start, end = drive(case, scheduler)
-    except (ValueError, IndexError, NotImplementedError, ZeroDivisionError, AssertionError, RuntimeError):
+    except ValueError:  # how schedulers refuse options that do not go together; anything else is a fault of this bench
         return None
     assert len(scheduler.timesteps) <= nfe
     schedule = case.denoiser.schedule
